@@ -6,7 +6,7 @@
 __all__ = ['RUN_VARIABLE', 'SECONDS_PER_CELL', 'WORDS', 'IMAGES', 'ANSI', 'NUMBER', 'TYPST_TEMPLATE', 'CSS', 'OLDEST_QUARTO',
            'ReportError', 'Book', 'find_book', 'read_book', 'directives', 'depends_on_run', 'execute_chapter',
            'mark_captions', 'copy_book', 'walk', 'element', 'attributes', 'plain_text', 'parse', 'Chapter',
-           'cell_options', 'fenced', 'output_markdown', 'cell_markdown', 'filtered', 'chapter_blocks', 'align_numbers',
+           'cell_options', 'fenced', 'output_markdown', 'cell_markdown', 'filtered', 'chapter_blocks', 'align_columns',
            'Labels', 'number_book', 'Printer', 'TypstPrinter', 'HtmlPrinter', 'metadata', 'pandoc', 'write_pdf',
            'write_html', 'render_with_pandoc', 'quarto_program', 'render_with_quarto', 'render_report']
 
@@ -129,7 +129,11 @@ def execute_chapter(
 ) -> None:
     "Execute a notebook against a run; `ReportError` names the chapter, the cell and the error when one fails"
     client = NotebookClient(
-        notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=SECONDS_PER_CELL,
+        kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only: stderr belongs to the progress bar
+        resources={"metadata": {"path": str(folder)}},
     )
     environment = os.environ | {RUN_VARIABLE: str(run.resolve()), "TQDM_DISABLE": "1"}
     try:
@@ -155,6 +159,7 @@ WORDS = {
         "ch": "Chapter",
         "eq": "Equation",
         "toc": "Contents",
+        "stop": ":",  # between the number and the caption, as Typst sets it in this language
         "code": "Code",
         "notice": "Made of phantoms: every result comes from synthetic images, none from an X-ray of a patient.",
         "caption": "Synthetic phantoms, no patients.",
@@ -166,6 +171,7 @@ WORDS = {
         "ch": "Глава",
         "eq": "Уравнение",
         "toc": "Содержание",
+        "stop": ".",
         "code": "Код",
         "notice": "Получено на фантомах: все результаты относятся к синтетическим изображениям, а не к снимкам пациентов.",
         "caption": "Синтетические фантомы, не пациенты.",
@@ -426,14 +432,18 @@ def _float_of_markdown(e: dict):
     if e["t"] == "Figure" and e["c"][0][0].startswith("fig-"):
         (label, _, _), caption, body = e["c"]
         inlines = caption[1][0]["c"] if caption[1] else []
-        return _float(label, inlines, [element("Plain", b["c"]) for b in body])
+        return _float(label, inlines, [element("Plain", block["c"]) for block in body])
     if e["t"] == "Table":
-        align_numbers(e)
+        align_columns(e)
         label, caption = e["c"][0][0], e["c"][1][1]
-        e["c"][0] = attributes()
+        e["c"][0] = attributes(classes=["typst:no-figure"])  # the float around it is the figure
         if label.startswith("tbl-"):
             e["c"][1] = [None, []]
             return _float(label, caption[0]["c"] if caption else [], [e])
+    if e["t"] == "Div" and "float" in e["c"][0][1]:
+        for block in e["c"][1]:
+            if block["t"] == "Table":
+                block["c"][1] = [None, []]  # the cell's caption counts, not one that a Styler carries
     return e
 
 
@@ -445,16 +455,17 @@ def _float(label: str, caption: list, body: list) -> dict:
 NUMBER = re.compile(r"^[\s\d.,+−–%±×()\[\]/e²³-]*\d[\s\d.,+−–%±×()\[\]/e²³-]*(MB|ms|s|M|k|%|×)?$|^(nan|—|–|-|)$", re.I)
 
 
-def align_numbers(table: dict) -> None:
-    "Columns of numbers are set flush right, where the table does not say otherwise"
+def align_columns(table: dict) -> None:
+    "Columns of numbers are set flush right, others flush left, where the table does not say otherwise"
     _, _, columns, head, bodies, _ = table["c"]
     rows = [row[1] for body in bodies for row in body[3]]
     if any(cell[2] != 1 or cell[3] != 1 for row in rows for cell in row):
         return  # cells that span others shift the columns
     for n, column in enumerate(columns):
         texts = [plain_text(row[n][4]).strip() for row in rows if n < len(row)]
-        if column[0]["t"] == "AlignDefault" and any(texts) and all(NUMBER.match(text) for text in texts):
-            column[0] = element("AlignRight")
+        if column[0]["t"] == "AlignDefault":
+            numbers = any(texts) and all(NUMBER.match(text) for text in texts)
+            column[0] = element("AlignRight" if numbers else "AlignLeft")
 
 # %% ../nbs/12_report.ipynb #cell-019
 @dataclass
@@ -687,7 +698,7 @@ class HtmlPrinter(Printer):
 
     def float(self, label, caption, body):
         kind, number = self.labels.numbers[label]
-        heading = [element("Str", f"{self.words[kind]}\u00a0{number}:"), element("Space")]
+        heading = [element("Str", f"{self.words[kind]}\u00a0{number}{self.words['stop']}"), element("Space")]
         content = [None, [element("Plain", heading + caption)]]
         return element("Figure", [attributes(label, [kind]), content, body])
 
@@ -769,7 +780,7 @@ def write_html(chapters: dict[str, list], labels: Labels, book: Book, build: Pat
     "Write the book as one HTML file with everything in it"
     printer = HtmlPrinter(book, labels)
     blocks = [block for name, tree in chapters.items() for block in printer.print(name, tree)]
-    options = ("--embed-resources", "--mathml", "--toc", "--toc-depth=2", f"--resource-path={build}")
+    options = ("--embed-resources", "--mathml", "--wrap=none", "--toc", "--toc-depth=2", f"--resource-path={build}")
     text = pandoc(blocks, book, "html", *options)
     with atomic_path(output) as draft:
         draft.write_text(text, encoding="utf-8")
