@@ -225,8 +225,9 @@ def copy_book(
         with open(target / f"_quarto-{book.lang}.yml", "a", encoding="utf-8") as file:
             file.write(f"\nnotice: {json.dumps(words['notice'], ensure_ascii=False)}\n")
         index = target / book.chapters[0]
-        banner = f'::: {{.content-visible when-format="html"}}\n::: {{.callout-warning}}\n{words["notice"]}\n:::\n:::\n\n'
-        index.write_text(banner + index.read_text(encoding="utf-8"), encoding="utf-8")
+        banner = f'\n\n::: {{.content-visible when-format="html"}}\n::: {{.callout-warning}}\n{words["notice"]}\n:::\n:::\n\n'
+        heading, _, rest = index.read_text(encoding="utf-8").partition("\n")
+        index.write_text(heading + banner + rest, encoding="utf-8")
     return Book(**{**book.__dict__, "folder": target})
 
 # %% ../nbs/12_report.ipynb #cell-013

@@ -103,7 +103,7 @@ def make_book(folder: Path) -> Path:
     shutil.copytree(ROOT / "report", folder / "report")
     shutil.copy(ROOT / "_quarto.yml", folder)
     (folder / "index.qmd").write_text(
-        '::: {.content-visible when-profile="en"}\nOnly English.\n:::\n\n'
+        '# Preface {.unnumbered}\n\n::: {.content-visible when-profile="en"}\nOnly English.\n:::\n\n'
         '::: {.content-visible when-profile="ru"}\nТолько по-русски.\n:::\n',
         encoding="utf-8",
     )
