@@ -366,6 +366,11 @@ _LAYOUT = "expected train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONI
 _MIN_VAL = 100  # a smaller validation folder is merged into train
 
 
+def _count(n: int, what: str) -> str:
+    "1 picture, 2 pictures"
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _hidden(name: str) -> bool:
     "Files of the operating system: .DS_Store, ._picture.jpeg, everything under __MACOSX"
     return any(part.startswith(".") or part.upper() == "__MACOSX" for part in name.split("/"))
@@ -401,7 +406,7 @@ def _lay_out(names: Iterable[str], source: str) -> tuple[list[SimpleNamespace], 
         raise DataError(f"{source} holds no pictures; {_LAYOUT}")
     places = [place for place in map(_place, pictures) if place]
     if not places:
-        raise DataError(f"{source} has no train and test folders around its {len(pictures)} pictures; {_LAYOUT}")
+        raise DataError(f"{source} has no train and test folders around its {_count(len(pictures), 'picture')}; {_LAYOUT}")
     if strange := sorted({p.kind for p in places} - set(CLASSES)):
         raise DataError(
             f"{source} has other classes than {' and '.join(CLASSES)}: {', '.join(strange)}; "
@@ -410,16 +415,16 @@ def _lay_out(names: Iterable[str], source: str) -> tuple[list[SimpleNamespace], 
     kept = _without_copies(places)
     notes = []
     if left := len(names) - len(pictures):
-        notes.append(f"{left} files that are neither JPEG nor PNG were left out")
+        notes.append(f"left out: {_count(left, 'file')} that are neither JPEG nor PNG")
     if left := len(pictures) - len(places):
-        notes.append(f"{left} pictures outside of train, val and test folders were left out")
+        notes.append(f"left out: {_count(left, 'picture')} outside of train, val and test folders")
     if left := len(places) - len(kept):
-        notes.append(f"{left} pictures of a nested second copy were left out")
+        notes.append(f"left out: {_count(left, 'picture')} of a nested second copy")
     val = [p for p in kept if p.split == "val"]
     if 0 < len(val) < _MIN_VAL:
         for place in val:
             place.split = "train"
-        notes.append(f"the val folder of {len(val)} pictures was merged into train")
+        notes.append(f"merged into train: the val folder of {_count(len(val), 'picture')}")
     return sorted(kept, key=lambda p: (SPLITS.index(p.split), p.rest, p.root)), notes
 
 # %% ../nbs/01_data.ipynb #cell-027
@@ -579,7 +584,7 @@ def load_xrays(
     except PermissionError as error:
         raise DataError(f"{error.filename or path} may not be read; ask for the right to, or give a copy") from error
     if meta["failures"] and not skip_unreadable:
-        lines = [f"{len(meta['failures'])} pictures in {path.name} can't be read:"]
+        lines = [f"{_count(len(meta['failures']), 'picture')} in {path.name} can't be read:"]
         lines += [f"  {name}: {reason}" for name, reason in meta["failures"]]
         raise DataError("\n".join([*lines, "Replace them, or go on without them: --skip-unreadable"]))
     _check_classes(meta, path.name)
@@ -666,11 +671,11 @@ def _examine(found: SimpleNamespace, raw: np.ndarray, failures: dict[int, str]) 
         if len(set(found.labels[group])) > 1:
             notes.append(f"equal pictures with two labels: {', '.join(names[group])}")
     if copies:
-        notes.append(f"{len(copies)} pictures were left out, since equal ones are held out: {', '.join(names[copies])}")
+        notes.append(f"left out: {_count(len(copies), 'picture')} equal to a held-out one: {', '.join(names[copies])}")
     keep = np.setdiff1d(readable, copies).astype(np.int64)
     shared = pd.Series(found.split[keep]).groupby(patients[keep]).nunique() > 1
     if shared.any():
-        notes.append(f"{shared.sum()} patients have pictures in more than one split")
+        notes.append(f"in more than one split: {_count(shared.sum(), 'patient')}")
     return keep, {
         "names": names[keep].tolist(),
         "labels": found.labels[keep].tolist(),
@@ -762,13 +767,13 @@ def dataset_table(
     xrays: XRays,  # any X-rays
 ) -> pd.DataFrame:  # rows train, val, test, all; columns NORMAL, PNEUMONIA, images, patients, duplicates
     "Images of each split and class, patients, and groups of equal images; the corner of the table names the source"
-    parts = {split: xrays.part(split) for split in SPLITS} | {"all": xrays}
+    parts = {split: np.flatnonzero(xrays.split == split) for split in SPLITS} | {"all": np.arange(len(xrays))}
     table = pd.DataFrame({
         split: {
-            **{name: int((part.labels == label).sum()) for label, name in enumerate(CLASSES)},
+            **{name: int((xrays.labels[part] == label).sum()) for label, name in enumerate(CLASSES)},
             "images": len(part),
-            "patients": len(np.unique(part.patients)),
-            "duplicates": len(find_duplicates(part)),
+            "patients": len(np.unique(xrays.patients[part])),
+            "duplicates": len(_equal(xrays.images, part)),
         }
         for split, part in parts.items()
     }).T
