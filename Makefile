@@ -1,0 +1,45 @@
+# Every target makes what it needs: on a fresh machine, Python 3.11 and make are enough.
+#   make lab                     the whole experiment on phantoms, ending in the report
+#   make lab DATA=chest_xray.zip the same on real X-rays
+#   make test                    everything that must hold
+#   make report                  the report of the reference run (or RUN=folder), English and Russian
+#   make notebooks               the chapters in JupyterLab
+PYTHON ?= python3.11
+BIN    := .venv/bin
+DATA   ?=
+OUT    ?= results/$(if $(DATA),run,phantoms)
+ARGS   ?= $(if $(DATA),,--epochs 10)
+RUN    ?= results/reference
+PART   ?=
+
+.PHONY: lab test report notebooks chapters clean
+
+lab: .venv/installed
+	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
+	$(BIN)/pneumoprune report "$(OUT)" -o "$(OUT)/report.pdf"
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/nbdev_test --n_workers 2 --timing $(if $(PART),--path $(PART))
+	$(BIN)/pytest
+
+report: .venv/installed
+	$(BIN)/pneumoprune report "$(RUN)" --lang en --html
+	$(BIN)/pneumoprune report "$(RUN)" --lang ru --html
+
+notebooks: .venv/installed
+	$(BIN)/jupyter lab nbs
+
+# execute every chapter anew and save its outputs, which the report is rendered from
+chapters: .venv/installed
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/ru/*.ipynb
+	$(BIN)/nbdev_clean
+
+# the marker is younger than the package metadata once everything is installed
+.venv/installed: settings.ini setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv _report build *.egg-info

@@ -1,0 +1,92 @@
+"The project's own house rules: the module is what the notebooks export, and the notebooks are clean"
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    "A copy of notebooks and module, exported and cleaned anew"
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("settings.ini", "nbs", "pneumoprune"):
+        source = ROOT / name
+        ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
+    for command in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([Path(sys.executable).with_name(command)], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_export_leaves_no_diff(copied):
+    exported = {p.name: p.read_text(encoding="utf-8") for p in (copied / "pneumoprune").glob("*.py")}
+    committed = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "pneumoprune").glob("*.py")}
+    assert exported.keys() == committed.keys()
+    assert [name for name in committed if exported[name] != committed[name]] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_clean_and_executed(path, copied):
+    text = path.read_text(encoding="utf-8")
+    assert (copied / path.relative_to(ROOT)).read_text(encoding="utf-8") == text, f"run nbdev_clean on {path.name}"
+    notebook = json.loads(text)
+    for number, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            continue
+        assert "skip_exec" not in source and "eval: false" not in source, f"{path.name}, cell {number} is skipped by tests"
+        assert not any(output["output_type"] == "error" for output in cell["outputs"])
+        if re.search(r"^#\|\s*label: (fig|tbl)-", source, re.M):
+            assert cell["outputs"], f"{path.name}, cell {number}: execute the notebook and save its outputs"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_chapter_starts_with_title_and_subtitle(path):
+    first = "".join(cells(path)[0]["source"]).splitlines()
+    assert first[0].startswith("# ") and any(line.startswith("> ") for line in first[1:4])
+
+
+def test_figures_and_tables_have_captions_alt_text_and_unique_labels():
+    labels = []
+    for path in NOTEBOOKS:
+        for cell in cells(path):
+            source = "".join(cell["source"])
+            for kind, name in re.findall(r"^#\|\s*label: (fig|tbl)-([\w-]+)", source, re.M):
+                labels.append(f"{kind}-{name}")
+                assert f"{kind}-cap:" in source, f"{labels[-1]} has no caption"
+                assert kind == "tbl" or "fig-alt:" in source, f"{labels[-1]} has no alt text"
+    assert len(labels) == len(set(labels))
+
+
+def test_a_module_imports_only_the_chapters_above_it():
+    order = [m[1] for p in NOTEBOOKS if (m := re.search(r"#\| default_exp (\w+)", p.read_text(encoding="utf-8")))]
+    for number, name in enumerate(order):
+        text = (ROOT / "pneumoprune" / f"{name}.py").read_text(encoding="utf-8")
+        imported = set(re.findall(r"^\s*from (?:pneumoprune)?\.(\w+) import", text, re.M))
+        below = set(order[number:]) & imported
+        assert name == "cli" or not below, f"{name} imports {below}, chapters that come after it"
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    code = "import sys; sys.argv = ['pneumoprune', '--help']\nfrom pneumoprune.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    modules = set(done.stdout.split())
+    assert done.returncode == 0 and "Usage" in done.stdout
+    assert not {"torch", "numpy", "pandas", "matplotlib", "onnxruntime"} & modules
+
+
+def test_installed_package_does_not_import_nbdev():
+    for path in (ROOT / "pneumoprune").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) (nbdev|fastcore)", path.read_text(encoding="utf-8"), re.M), path.name
