@@ -354,10 +354,10 @@ def _quoted(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("\\", "\\\\").replace('"', '\\"')
 
 
-def cell_markdown(cell: dict, number: int, chapter: Chapter) -> str:
+def cell_markdown(cell: dict, chapter: Chapter) -> str:
     "A code cell as Markdown: its code, its outputs, and, with a label, a numbered figure or table around them"
-    where = f"{chapter.name}, cell {number}"
-    options, code = cell_options("".join(cell["source"]), where)
+    source = "".join(cell["source"])
+    options, code = cell_options(source, f"{chapter.name}, cell {source[:60]!r} …")
     if options.get("include") is False:
         return ""
     parts = [] if options.get("echo") is False or not code else [fenced(code, ".python .cell-code")]
@@ -369,7 +369,7 @@ def cell_markdown(cell: dict, number: int, chapter: Chapter) -> str:
     caption = str(options.get(f"{kind}-cap", ""))
     shown = [output for output in outputs if output["output_type"] in ("display_data", "execute_result")]
     if not shown:
-        raise ReportError(f"{where}: {label} has no saved output; execute the notebook and save it")
+        raise ReportError(f"{chapter.name}: {label} has no saved output; execute the notebook and save it")
     parts += [output_markdown(output, chapter, None) for output in outputs if output["output_type"] == "stream"]
     body = [output_markdown(output, chapter, options.get("fig-alt", caption)) for output in shown]
     parts.append("\n\n".join([f":::::: {{#{label} .float}}", f"::::: caption\n{caption}\n:::::", *body, "::::::"]))
@@ -396,8 +396,8 @@ def chapter_blocks(name: str, book: Book, build: Path) -> list:
     if path.suffix == ".ipynb":
         cells = filtered(path, book)["cells"]
         text = "\n\n".join(
-            cell_markdown(cell, number, chapter) if cell["cell_type"] == "code" else "".join(cell["source"])
-            for number, cell in enumerate(cells)
+            cell_markdown(cell, chapter) if cell["cell_type"] == "code" else "".join(cell["source"])
+            for cell in cells
             if cell["cell_type"] in ("code", "markdown")
         )
     else:
@@ -719,17 +719,20 @@ $body$
 """
 
 CSS = """<style>
-body { max-width: 52em; font-family: "Libertinus Serif", Georgia, "Times New Roman", serif; line-height: 1.45; }
+html { background: #fff; }
+body { max-width: 54em; font-family: "Libertinus Serif", Georgia, "Times New Roman", serif; line-height: 1.45; }
 h1 { margin-top: 2.5em; }
-nav { columns: 2; } nav ul { padding-left: 1.2em; }
+nav { columns: 2; } nav h2 { column-span: all; } nav ul { padding-left: 1.2em; } nav > ul { margin-top: 0; }
 figure { margin: 1.5em 0; overflow-x: auto; } figure img, figure svg { max-width: 100%; height: auto; }
 figure.tbl { display: flex; flex-direction: column-reverse; }
 figcaption { font-size: .92em; margin: .5em 0; }
-table { font-size: .88em; border-collapse: collapse; } td, th { padding: .2em .6em; }
+table { font-size: .88em; border-collapse: collapse; margin: .5em 0; } td, th { padding: .2em .6em; }
+tbody th { border: 0; font-weight: normal; text-align: left; }
 blockquote { border: 0; padding-left: 1em; font-style: italic; color: inherit; }
 summary { cursor: pointer; color: #555; font-size: .85em; }
 pre, code { font-size: .82rem; } pre.output { background: #f6f6f6; padding: .6em; overflow-x: auto; }
-.number { color: #555; } .equation .number { float: right; }
+h1 .number, h2 .number, h3 .number, h4 .number { color: #555; }
+.equation p { display: flex; align-items: center; } .equation math { flex: 1; }
 .callout { border-left: 4px solid #d08700; background: #fff1d6; padding: .3em 1em; }
 </style>"""
 

@@ -10,10 +10,13 @@ What it does:
 * nbdev's bare directives (`#| export`, `#| exports` …) are dropped from the top of a cell, since they are not YAML;
   `#| hide_input` and `#| hide_output` become the options a renderer knows; lines with a colon
   (`#| label: fig-x`) stay;
+* exported code is abridged: imports go, and of long helpers (names with a leading underscore) the signature and the
+  first lines of documentation stay; the module has the rest;
 * what a cell wrote to stderr (progress bars, warnings) is dropped, and long printed output is shortened;
 * every cell's source is written as a list of lines (Quarto loses the line breaks of a single string).
 """
 
+import ast
 import json
 import re
 import sys
@@ -22,7 +25,9 @@ DIRECTIVE = re.compile(r"^\s*#\s?\|\s*(.*?)\s*$")
 OPTION = re.compile(r"^[\w-]+:(\s|$)")  # `label: fig-x`, which is YAML
 DROPPED_CELLS = {"hide", "default_exp"}
 RENAMED = {"hide_input": "#| echo: false\n", "hide_output": "#| output: false\n"}
-MAX_LINES, HEAD, TAIL = 24, 16, 4
+EXPORTED = {"export", "exports", "exporti"}
+MAX_LINES, HEAD, TAIL = 24, 16, 4  # of printed output
+MAX_HELPER = 8  # lines of a helper that is shown whole
 
 
 def split_directives(source):
@@ -38,9 +43,36 @@ def split_directives(source):
     return directives, []
 
 
-def visible_source(source):
+def abridge(lines, module):
+    "Exported code without its imports and without the inside of long helpers"
+    try:
+        statements = ast.parse("".join(lines)).body
+    except SyntaxError:
+        return lines
+    lines = [line.rstrip("\n") + "\n" for line in lines]
+    for statement in reversed(statements):
+        first, last = statement.lineno - 1, statement.end_lineno
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            del lines[first:last]
+        elif getattr(statement, "name", "").startswith("_") and last - first > MAX_HELPER:
+            documented = ast.get_docstring(statement) is not None
+            body = statement.body[0]
+            shown = body.end_lineno if documented else min([body.lineno] + [d.lineno for d in _decorators(body)]) - 1
+            if last - shown > 2:
+                lines[shown:last] = [f"    # … {last - shown} more lines in {module}\n"]
+    # one empty line between definitions is enough in print
+    return "".join(lines).strip("\n").replace("\n\n\n", "\n\n").splitlines(keepends=True)
+
+
+def _decorators(statement):
+    return getattr(statement, "decorator_list", [])
+
+
+def visible_source(source, module):
     "Lines of the code cell as a renderer should get them, or None when the cell is not for readers"
     directives, code = split_directives(source)
+    if EXPORTED & {directive.split()[0] for directive in directives if directive}:
+        code = abridge(code, module)
     kept = []
     for directive in directives:
         name = directive.split()[0] if directive else ""
@@ -50,7 +82,7 @@ def visible_source(source):
             kept.append(f"#| {directive}\n")
         elif name in RENAMED:
             kept.append(RENAMED[name])
-    return kept + code
+    return kept + code if code else None
 
 
 def shorten(text):
@@ -73,13 +105,23 @@ def visible_outputs(outputs):
     return kept
 
 
+def module_of(notebook):
+    "Where the notebook's code is exported to, for pointing there"
+    for cell in notebook["cells"]:
+        match = re.search(r"^#\s?\|\s*default_exp\s+([\w.]+)", "".join(cell["source"]), re.M)
+        if cell["cell_type"] == "code" and match:
+            return f"pneumoprune/{match.group(1).replace('.', '/')}.py"
+    return "the module"
+
+
 def strip(notebook):
     "The notebook (parsed JSON) without what is only for nbdev"
+    module = module_of(notebook)
     cells = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
-            lines = visible_source(source)
+            lines = visible_source(source, module)
             if lines is None:
                 continue
             cell["source"] = lines

@@ -267,6 +267,22 @@ def test_filter_is_a_program_of_its_own():
     assert kept[2]["outputs"][0]["text"] == ["100 %\n"]
 
 
+def test_exported_code_is_abridged():
+    helper = "def _helper(x):\n    'What it does'\n" + "".join(f"    x = x + {n}\n" for n in range(20))
+    public = helper.replace("_helper", "public")
+    bare = "@decorated\n" + helper.replace("    'What it does'\n", "").replace("_helper", "_bare")
+    source = f"#| export\nimport os\nfrom a import (\n    b,\n)\n\n\n{helper}\n\n{public}\n\n{bare}"
+    notebook = new_notebook(
+        cells=[new_code_cell("#| default_exp part"), new_code_cell(source), new_code_cell("#| export\nimport sys")]
+    )
+    program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
+    done = subprocess.run(program, input=nbformat.writes(notebook), capture_output=True, text=True, check=True)
+    [cell] = json.loads(done.stdout)["cells"]  # a cell of imports alone is gone
+    remark = "    # … 20 more lines in pneumoprune/part.py\n"
+    expected = f"def _helper(x):\n    'What it does'\n{remark}\n{public}\n@decorated\ndef _bare(x):\n{remark}"
+    assert "".join(cell["source"]).strip() == expected.strip()
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
