@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -92,6 +93,20 @@ def test_delong_against_the_definition():
     p = ev.compare(labels, a, b, np.arange(len(a)), resamples=10)["delong_p"]
     assert p == pytest.approx(2 * stats.norm.cdf(-abs(z)), rel=1e-9)
     assert 0.0001 < p < 0.9999
+
+
+def test_thresholds_by_hand():
+    assert ev.choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)  # the middle of the gap
+    # cuts between 0.1 and 0.2 and between 0.3 and 0.9 are equally good: the wider gap
+    assert ev.choose_threshold([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.9]) == pytest.approx(0.6)
+    assert ev.choose_threshold([0, 1, 0, 1], [0.1, 0.7, 0.8, 0.9]) == pytest.approx(0.4)
+    # neighbouring numbers have no middle: the lower one still is not called
+    upper = np.nextafter(0.5, 1)
+    assert 0.5 < ev.choose_threshold([0, 1], [0.5, upper]) <= upper
+    # what an illness in 1 of 4 costs: at 0.6 one of two ill is missed, at 0.2 one of two healthy alarmed
+    scores = [0.1, 0.5, 0.3, 0.7]
+    assert ev.choose_threshold([0, 0, 1, 1], scores, prevalence=0.75) == pytest.approx(0.2)
+    assert ev.choose_threshold([0, 0, 1, 1], scores, prevalence=0.25) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
@@ -325,21 +340,33 @@ def test_latency_takes_turns_and_counts_threads():
     assert (frame.milliseconds > 0).all() and gc.isenabled()
 
 
-def test_latency_measures_time():
-    def idle(milliseconds):
-        return lambda threads: lambda images: time.sleep(milliseconds / 1000)
+def test_latency_measures_time(monkeypatch):
+    clock = [0]  # nanoseconds; a busy machine would make a real one unsteady
+    monkeypatch.setattr(ev, "time", SimpleNamespace(perf_counter_ns=lambda: clock[0]))
 
-    idlers = [ev.Predictor("original", "pytorch", idle(8)), ev.Predictor("slim", "onnxruntime", idle(2))]
-    frame = ev.latency(idlers, IMAGES, batches=(2,), threads=(1,), repeats=5, turn=10)
-    summary = ev.latency_summary(frame)
-    assert summary.model.tolist() == ["original", "slim"]
-    assert summary["median"].tolist() == pytest.approx([8, 2], rel=1)
-    assert (summary["median"] >= [8, 2]).all()
-    assert 2 < ev.speedups(frame).set_index("model").speedup["slim"] < 6
-    whole = ev.inference_seconds(idlers, IMAGES, batch=2, repeats=2)
+    def worker(milliseconds):
+        def predict(images):
+            clock[0] += round(milliseconds * 1e6)
+
+        return lambda threads: predict
+
+    workers = [ev.Predictor("original", "pytorch", worker(8)), ev.Predictor("slim", "onnxruntime", worker(2.5))]
+    frame = ev.latency(workers, IMAGES, batches=(2,), threads=(1,), repeats=5, warmup=2, turn=10)
+    assert frame.milliseconds.tolist() == [8, 2.5] * 5
+    # 2 calls to warm up, then per turn 1 that does not count and as many as fill 10 ms: 1 of 8 ms, 4 of 2.5 ms
+    assert clock[0] == (2 * 8 + 2 * 2.5 + 5 * (2 * 8 + 5 * 2.5)) * 1e6
+    assert ev.speedups(frame).speedup.tolist() == [1, 3.2]
+
+    whole = ev.inference_seconds(workers, IMAGES, batch=2, repeats=2)
     assert whole.model.tolist() == ["original", "slim"] * 2 and whole.repeat.tolist() == [0, 0, 1, 1]
-    assert whole.seconds.iloc[0] == pytest.approx(0.024, rel=1)  # three batches of 8 ms
-    assert np.allclose(whole.milliseconds_per_image, whole.seconds * 1000 / 5)
+    assert whole.seconds.tolist() == pytest.approx([0.024, 0.0075] * 2)  # three batches of five images
+    assert whole.milliseconds_per_image.tolist() == pytest.approx([4.8, 1.5] * 2)
+
+
+def test_the_real_clock_runs():
+    napper = ev.Predictor("napper", "sleep", lambda threads: lambda images: time.sleep(0.005))
+    frame = ev.latency([napper], IMAGES, batches=(1,), threads=(1,), repeats=2, warmup=1)
+    assert (frame.milliseconds >= 5).all()
 
 
 def test_summary_by_hand():
