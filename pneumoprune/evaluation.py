@@ -366,10 +366,10 @@ def torch_predictor(
     def make(threads):  # the harness sets PyTorch's threads: they belong to the process, not to the network
         import torch
 
-        from pneumoprune.alexnet import preprocess
+        from pneumoprune.alexnet import input_planes, preprocess
 
         network.eval()
-        planes = next(m.in_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+        planes = input_planes(network)
 
         def predict(images):
             with torch.inference_mode():

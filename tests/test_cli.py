@@ -1,0 +1,126 @@
+"The command line as a user meets it: every mistake is one line with a remedy, exit code 2, and nothing overwritten"
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoprune.core import read_json, write_json
+
+COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
+QUICK = ("--quick", "--epochs", "2", "--size", "64")
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+
+
+def archive(folder, classes=("NORMAL", "PNEUMONIA"), patients=24):
+    "A small archive of noise in the Kaggle layout"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", patients), ("test", patients // 3)):
+        for name in classes:
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                stem = f"IM-{i:04d}-0001" if name == "NORMAL" else f"person{i}_virus_{i}"
+                offset = 100 if split == "test" else 0  # patients of their own
+                stem = stem.replace(f"{i:04d}", f"{i + offset:04d}").replace(f"person{i}", f"person{i + offset}")
+                noise = rng.integers(0, 256, (70, 80), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / split / name / f"{stem}.jpeg")
+    return folder
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.startswith("pneumoprune: ")
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A finished run on a small archive"
+    folder = tmp_path_factory.mktemp("lab")
+    data = archive(folder / "chest_xray")
+    done = run("lab", "--data", data, "--out", folder / "run", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_lab_writes_the_run_folder_and_says_what_it_found(finished):
+    folder, done = finished
+    names = {"run.json", "history.csv", "predictions.csv", "latency.csv", "summary.json", "pruning.csv", "models"}
+    assert names <= {p.name for p in (folder / "run").iterdir()}
+    assert all(name in done.stdout for name in ("original", "masked", "compacted"))
+    info = read_json(folder / "run/run.json")
+    assert info["data"]["counts"]["test"] == {"NORMAL": 8, "PNEUMONIA": 8} and not info["data"]["synthetic"]
+    assert {"original", "masked", "compacted", "evaluate"} <= info["seconds"].keys()
+
+
+def test_an_output_folder_of_another_configuration_is_left_alone(finished):
+    folder, _ = finished
+    before = {p: p.read_bytes() for p in (folder / "run").glob("*.*")}
+    lab = ("lab", "--data", folder / "chest_xray", "--out", folder / "run", *QUICK)
+    refused(run(*lab, "--seed", 5), "another run", "seed")
+    refused(run(*lab, "--no-resume"), "exists")
+    assert before == {p: p.read_bytes() for p in (folder / "run").glob("*.*")}
+
+
+def test_a_run_interrupted_after_a_stage_goes_on_from_there(finished, tmp_path):
+    folder, _ = finished
+    copy = shutil.copytree(folder / "run", tmp_path / "run")
+    for name in ("summary.json", "predictions.csv", "models/masked.safetensors"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "checkpoints/masked-2")
+    seconds = read_json(copy / "run.json")["seconds"]["original"]
+    done = run("lab", "--data", folder / "chest_xray", "--out", copy, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert (copy / "predictions.csv").read_bytes() == (folder / "run/predictions.csv").read_bytes()
+    assert read_json(copy / "run.json")["seconds"]["original"] == seconds
+
+
+def test_mistakes_in_the_data(tmp_path):
+    out = tmp_path / "out"
+
+    def lab(data, *more):
+        return run("lab", "--data", data, "--out", out, "--quick", "--size", "64", *more)
+
+    refused(lab(tmp_path / "missing.zip"), "missing.zip", "does not exist")
+    (tmp_path / "empty").mkdir()
+    refused(lab(tmp_path / "empty"), "empty")
+    refused(lab(archive(tmp_path / "one_class", classes=("NORMAL",))), "PNEUMONIA")
+    climbing = tmp_path / "climbing.zip"
+    with zipfile.ZipFile(climbing, "w") as file:
+        file.writestr("../../train/NORMAL/IM-0001-0001.jpeg", b"")
+    refused(lab(climbing), "climbing.zip")
+    np.savez(tmp_path / "strange.npz", x=np.zeros(3))
+    refused(lab(tmp_path / "strange.npz"), "strange.npz", "train_images")
+    assert not out.exists()
+
+
+def test_unreadable_pictures_are_all_named(tmp_path):
+    data = archive(tmp_path / "chest_xray")
+    broken = ["train/NORMAL/IM-0001-0001.jpeg", "test/PNEUMONIA/person101_virus_1.jpeg"]
+    for name in broken:
+        (data / name).write_bytes((data / name).read_bytes()[:200])
+    lab = ("lab", "--data", data, "--out", tmp_path / "out", *QUICK)
+    refused(run(*lab), *(Path(name).name for name in broken), "--skip-unreadable")
+    done = run(*lab, "--skip-unreadable")
+    assert done.returncode == 0, done.stderr
+    unreadable = str(read_json(tmp_path / "out/run.json")["data"]["unreadable"])
+    assert all(Path(name).name in unreadable for name in broken)
+
+
+def test_mistakes_in_the_options(tmp_path):
+    out = tmp_path / "out"
+    refused(run("lab", "--out", out, "--size", "32"), "63")
+    refused(run("lab", "--out", out, "--epochs", "0"), "--epochs")
+    refused(run("lab", "--out", out, "--limit", "3"), "--limit")
+    write_json(tmp_path / "thesis/chapter.json", {})
+    refused(run("lab", "--out", tmp_path / "thesis"), "not empty", "--out")
+    refused(run("report", tmp_path / "nothing"), "nothing")
+    assert not out.exists()

@@ -1,0 +1,59 @@
+"The committed run: its statistics follow from its predictions, and its claims hold"
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pneumoprune.lab import load_run, summarise
+
+REFERENCE = Path(__file__).parent.parent / "results/reference"
+
+
+@pytest.fixture(scope="module")
+def run():
+    return load_run(REFERENCE)
+
+
+def test_metrics_follow_from_the_predictions_to_the_last_digit(run):
+    again = summarise(run.predictions, resamples=run.info["settings"]["resamples"])
+    for name in run.models:
+        stored = run.summary["models"][name]
+        assert {key: stored[key] for key in again["models"][name]} == again["models"][name]
+    assert run.summary["comparisons"] == again["comparisons"]
+
+
+def test_the_run_is_on_the_real_archive(run):
+    counts = run.info["data"]["counts"]
+    assert not run.synthetic and run.info["settings"]["size"] == 224
+    assert counts["test"] == {"NORMAL": 234, "PNEUMONIA": 390}
+    assert {k: counts["train"][k] + counts["val"][k] for k in counts["train"]} == {"NORMAL": 1341, "PNEUMONIA": 3875}
+    patients = {split: set(run.part(split)["patient"]) for split in ("val", "test")}
+    assert not patients["val"] & patients["test"]
+
+
+def test_original_and_masked_were_trained_for_25_epochs(run):
+    epochs = run.history.groupby("model")["epoch"]
+    assert epochs.max()["original"] == epochs.max()["masked"] == 25
+    assert (epochs.size()[["original", "masked"]] == 25).all()
+
+
+def test_the_original_beats_the_published_accuracy(run):
+    assert run.summary["models"]["original"]["test"]["accuracy"][0] >= 0.887
+
+
+def test_compacted_is_masked_and_really_smaller(run):
+    masked, compacted = (run.summary["models"][name] for name in ("masked", "compacted"))
+    assert masked["size_mb"] > run.summary["models"]["original"]["size_mb"]
+    assert compacted["size_mb"] < masked["size_mb"] / 5 and compacted["macs"] < masked["macs"]
+    assert compacted["latency_ms"]["batch 1"] < masked["latency_ms"]["batch 1"]
+    assert (run.predictions["masked"] - run.predictions["compacted"]).abs().max() < 1e-5
+    # the same decision on every X-ray
+    for threshold in (0.5, masked["threshold"]):
+        assert ((run.predictions["masked"] >= threshold) == (run.predictions["compacted"] >= threshold)).all()
+
+
+def test_latency_was_measured_in_turn(run):
+    counts = run.latency.groupby(["batch", "threads", "repeat"])["model"].nunique()
+    assert (counts == run.latency["model"].nunique()).all()
+    assert isinstance(run.latency, pd.DataFrame) and run.latency["repeat"].nunique() >= 10
