@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'METRIC_NAMES', 'FigureError', 'RunLike', 'simulated_run', 'number',
            'significant', 'interval', 'p_value', 'trained', 'curves', 'roughness', 'curve_noise', 'confusion_matrices',
-           'roc_and_pr', 'calibration', 'latency_plot', 'sizes', 'channels', 'tradeoff', 'forest', 'kinds', 'scores',
-           'failures_by_kind', 'confident_errors', 'flow', 'data_table', 'comparison_table', 'times_smaller',
-           'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'channels_table', 'latency_table',
-           'noninferiority_table', 'same_decisions', 'reproduce_table']
+           'roc_and_pr', 'calibration', 'latency_plot', 'sizes', 'channels', 'sensitivity_map', 'widths', 'tradeoff',
+           'forest', 'kinds', 'scores', 'failures_by_kind', 'confident_errors', 'flow', 'data_table',
+           'comparison_table', 'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'sizes_table',
+           'channels_table', 'latency_table', 'noninferiority_table', 'same_decisions', 'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -52,8 +51,10 @@ class RunLike(Protocol):
 
     info: dict  # settings, data, versions, machine, seconds per stage: run.json
     history: pd.DataFrame  # model, epoch, train_loss, train_accuracy, val_loss, val_accuracy, val_auc, seconds
-    rounds: pd.DataFrame  # the slimming path: round, widths, parameters, macs, val_auc, seconds; may be empty
+    rounds: pd.DataFrame  # the slimming path: round, widths, parameters, macs, size_mb, val_auc, seconds; may be empty
     pruning: pd.DataFrame  # round, layer, inputs, inputs left, …
+    compaction: pd.DataFrame  # layer, inputs_before, outputs_before, inputs_after, outputs_after, …
+    sensitivity: pd.DataFrame  # layer, amount, auc
     predictions: pd.DataFrame  # split, name, patient, label, and a column of probabilities for each model
     latency: pd.DataFrame  # model, engine, batch, threads, repeat, milliseconds
     summary: dict  # models and comparisons: summary.json
@@ -109,11 +110,15 @@ def _simulated_predictions(rng, models, counts) -> pd.DataFrame:
         latent = ease * (2 * label - 1) + rng.normal(0, 1, len(label)) - 0.3 * (kind == "virus") * label
         for model in models:
             noise = rng.normal(0, {"original": 0.1, "slim-int8": 0.3}.get(model, 0.25), len(label))
-            # compaction changes nothing but the order of summation
-            base = logit if model == "compacted" and "masked" in columns else latent + noise
-            logit = base + (1e-7 * rng.normal(size=len(label)) if model == "compacted" else 0)
-            columns[model] = 1 / (1 + np.exp(-1.8 * logit))
+            columns[model] = 1 / (1 + np.exp(-1.8 * (latent + noise)))
+            if model == "compacted" and "masked" in models:  # nothing but the order of summation differs
+                columns[model] = np.clip(columns["masked"] + 1e-8 * rng.normal(size=len(label)), 0, 1)
         frames.append(pd.DataFrame(columns))
+        if split == "val":  # the same pictures, taken elsewhere
+            for shift in ("exposure", "noise"):
+                blurred = {model: columns[model] ** rng.uniform(0.8, 1.25) for model in models if model != "compacted"}
+                blurred |= {"compacted": blurred["masked"]} if "compacted" in models else {}
+                frames.append(pd.DataFrame(columns | blurred | {"split": f"val-{shift}"}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -123,7 +128,7 @@ def _simulated_summary(rng, predictions, models, resamples) -> dict:
     for name in models:
         threshold = choose_threshold(val["label"].to_numpy(), val[name].to_numpy())
         parameters, macs, size, file, _, _ = _SIMULATED[name]
-        entry = {"threshold": threshold}
+        entry = {"threshold": threshold, "shift_auc": 0.99 - 0.004 * rng.random()}
         for key, part, cut in (("validation", val, threshold), ("test", test, threshold), ("test_at_half", test, 0.5)):
             columns = (part[c].to_numpy() for c in ("label", name, "patient"))
             entry[key] = metrics_with_intervals(*columns, cut, resamples=resamples)
@@ -170,6 +175,15 @@ def _simulated_pruning(rng, rounds) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def _simulated_compaction(pruned) -> pd.DataFrame:
+    last = pruned[pruned["round"] == pruned["round"].max()].reset_index(drop=True)
+    after = [*last["inputs left"][1:5], last["inputs left"][5] // 36, *last["inputs left"][6:], 2]
+    return pd.DataFrame({
+        "layer": last["layer"], "inputs_before": last["inputs"], "outputs_before": last["outputs"],
+        "inputs_after": last["inputs left"], "outputs_after": after, "kind": last["type"],
+    })
+
+
 def simulated_run(
     seed: int = 0,  # another seed, another run
     *,
@@ -201,20 +215,26 @@ def simulated_run(
         "cpu": "a processor that was simulated", "threads": 1, "system": "Linux",
         "versions": {"python": "3.11.0", "torch": f"2.{9 + seed % 5}.0"},
         "seconds": {s: float(rng.uniform(100, 2000)) for s in ("original", "masked", "compacted", "evaluate")},
-        "compaction": {"largest_difference": float(1e-14 * rng.random())},
+        "compaction": {"difference_float64": float(1e-14 * rng.random()), "difference_float32": float(1e-6 * rng.random()),
+                       "inputs_checked": 12 + seed},
     }
     path = pd.DataFrame()
     if "slim" in models:
         share = np.geomspace(1, 0.05, 6)
         path = pd.DataFrame({
-            "round": range(6), "widths": [json.dumps([max(4, int(w * s)) for w in _WIDTHS]) for s in share],
+            "round": range(6), "widths": ["-".join(str(max(4, int(w * s))) for w in _WIDTHS) for s in share],
             "parameters": (57e6 * share**2).astype(int), "macs": (714e6 * share**1.6).astype(int),
-            "val_auc": 0.998 - 0.004 * (1 - share) ** 4 - rng.random(6) * 1e-3, "seconds": 100 * share,
+            "size_mb": 217.5 * share**2, "val_auc": 0.99 - 0.006 * (1 - share) ** 4 - rng.random(6) * 1e-3, "seconds": 100 * share,
         })
+        summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
     pruned = _simulated_pruning(rng, rounds) if "masked" in models else pd.DataFrame()
     history = _simulated_history(rng, models, epochs, rounds)
-    tables = {"history": history, "rounds": path, "pruning": pruned, "predictions": predictions, "latency": times,
-              "inference": whole}
+    amounts = np.array([0.0, 0.2, 0.4, 0.6, 0.8])
+    minds = pd.DataFrame([(layer, a, 0.99 - a**3 * rng.uniform(0, 0.4)) for layer in _LAYERS for a in amounts],
+                         columns=["layer", "amount", "auc"])
+    compacted = _simulated_compaction(pruned) if "compacted" in models else pd.DataFrame()
+    tables = {"history": history, "rounds": path, "pruning": pruned, "compaction": compacted, "sensitivity": minds,
+              "predictions": predictions, "latency": times, "inference": whole}
     if folder is not None:
         for name, table in tables.items():
             if len(table):
@@ -223,7 +243,7 @@ def simulated_run(
         write_json(Path(folder) / "summary.json", summary)
         write_json(Path(folder) / "run.json", info)
     return SimpleNamespace(
-        **tables, sensitivity=pd.DataFrame(), info=info, summary=summary, models=models, synthetic=synthetic,
+        **tables, info=info, summary=summary, models=models, synthetic=synthetic,
         folder=folder and Path(folder), part=lambda split: predictions[predictions["split"] == split],
     )
 
@@ -295,7 +315,7 @@ _RUSSIAN = {
     "validation": "валидация", "pruning": "прунинг", "normal": "норма", "pneumonia": "пневмония",
     "bacterial pneumonia": "бактериальная пневмония", "viral pneumonia": "вирусная пневмония",
     "truth": "на самом деле", "call": "ответ сети", "accuracy": "точность", "false positive rate": "доля ложных тревог",
-    "sensitivity": "чувствительность", "precision": "точность положительного ответа (precision)",
+    "sensitivity": "чувствительность", "precision": "точность тревог (precision)",
     "predicted probability of pneumonia": "предсказанная вероятность пневмонии",
     "observed share of pneumonia": "наблюдаемая доля пневмонии", "pictures": "снимков", "batch": "пакет",
     "time per call (ms)": "время вызова (мс)", "difference (points)": "разность (п. п.)",
@@ -304,12 +324,13 @@ _RUSSIAN = {
     "inconclusive": "не доказано", "uninformative": "неинформативно",
     "parameters and buffers in memory": "параметры и буферы в памяти", "file": "файл", "size (MB)": "размер (МБ)",
     "input channels left (%)": "осталось входных каналов (%)", "layer": "слой", "after round": "после раунда",
-    "validation AUC": "AUC на валидации", "MACs (millions)": "умножений-сложений (млн)",
+    "validation AUC": "AUC на валидации", "mean AUC, validation and shifts": "средняя AUC: валидация и сдвиги",
+    "tolerance": "допуск", "channels": "каналов", "share of input channels masked (%)": "замаскировано входных каналов (%)",
+    "MACs (millions)": "умножений-сложений (млн)",
     "slimming rounds": "раунды сжатия", "share of pictures below (%)": "доля снимков ниже (%)", "threshold": "порог",
     "pictures found": "найдено снимков", "left out": "исключено", "unreadable": "не читаются",
     "equal to a held-out picture": "совпадают с отложенным", "used": "использовано", "patients": "пациентов",
     "train": "обучение", "val": "валидация", "test": "тест", "all": "всего",
-    "share of channels masked": "доля замаскированных каналов",
     # tables
     "published, original": "опубликовано: исходная", "published, optimised": "опубликовано: оптимизированная",
     "characteristic": "характеристика", "accuracy at inference": "точность на инференсе",
@@ -351,6 +372,8 @@ def _grid(run: RunLike, cell: float, lang: str, names: Sequence[str], **shared):
     figure, axes = _canvas(run, rows, columns, (6.4 if columns == 3 else 2.2 * columns, cell * rows), lang, **shared)
     for spare in axes.flat[len(names):]:
         spare.set_visible(False)
+    for ax in axes.flat[max(0, len(names) - columns) : len(names)]:
+        ax.tick_params(labelbottom=True)  # lowest of its column, also where the row below is not full
     return figure, axes, list(zip(names, axes.flat))
 
 
@@ -398,7 +421,7 @@ def curves(
         history = run.history[run.history["model"] == name]
         for ax, (quantity, factor) in zip(column, (("loss", 1), ("accuracy", 100))):
             for epoch in _prunings(run, name):
-                ax.axvline(epoch - 0.5, color="#999999", linewidth=0.7, linestyle=":")
+                ax.axvline(epoch - 0.5, color="#555555", linewidth=0.8, linestyle=":")
             ax.plot(history["epoch"], factor * history[f"train_{quantity}"], color="#888888", linewidth=1)
             ax.plot(history["epoch"], factor * history[f"val_{quantity}"], color=model_colors[name], linewidth=1.6,
                     marker="." if len(history) < 4 else None)
@@ -412,7 +435,7 @@ def curves(
     lines = [Line2D([], [], color="#888888", linewidth=1), Line2D([], [], color=model_colors[names[0]], linewidth=1.6)]
     labels = [_say("training", lang), _say("validation", lang)]
     if "masked" in names:
-        lines.append(Line2D([], [], color="#999999", linewidth=0.7, linestyle=":"))
+        lines.append(Line2D([], [], color="#555555", linewidth=0.8, linestyle=":"))
         labels.append(_say("pruning", lang))
     figure.legend(lines, labels, loc="outside lower center", ncols=3)
     return figure
@@ -645,34 +668,84 @@ def channels(
     return figure
 
 # %% ../nbs/09_figures.ipynb #cell-048
+def sensitivity_map(
+    run: RunLike,
+    *,
+    lang: str = "en",  # 'en' or 'ru'
+) -> Figure:
+    "Validation AUC of the first network with one layer at a time pruned, by layer and amount"
+    table = _needed(run.sensitivity, "sensitivity.csv")
+    wide = table.pivot(index="layer", columns="amount", values="auc").loc[list(dict.fromkeys(table["layer"]))]
+    wide.columns = [f"{100 * float(amount):.0f}" for amount in wide.columns]
+    figure, axes = _canvas(run, 1, 1, (6.4, 0.9 + 0.28 * len(wide)), lang)
+    ax = axes[0, 0]
+    words = wide.map(lambda auc: number(auc, lang=lang))
+    sns.heatmap(wide, annot=words, fmt="", ax=ax, cmap="cividis", cbar=False, linewidths=0.5, annot_kws={"fontsize": 8})
+    ax.set(xlabel=_say("share of input channels masked (%)", lang), ylabel=_say("layer", lang))
+    ax.tick_params(length=0)
+    return figure
+
+# %% ../nbs/09_figures.ipynb #cell-051
+def widths(
+    run: RunLike,
+    *,
+    lang: str = "en",  # 'en' or 'ru'
+) -> Figure:
+    "Output channels of each hidden layer in the original, in its compacted heir and, where there is one, in `slim`"
+    table = _needed(run.compaction, "compaction.csv").iloc[:-1]  # the last layer's outputs are the classes
+    bars = {"original": table["outputs_before"], "compacted": table["outputs_after"]}
+    if "slim" in run.models and len(run.rounds):
+        kept = run.rounds[run.rounds["parameters"] == run.summary["models"]["slim"]["parameters"]]
+        if len(kept):
+            bars["slim"] = pd.Series([int(w) for w in str(kept["widths"].iloc[-1]).split("-")])
+    figure, axes = _canvas(run, 1, 1, (6.4, 1.0 + 0.42 * len(table)), lang)
+    ax = axes[0, 0]
+    for place, (name, values) in enumerate(bars.items()):
+        heights = np.arange(len(values)) + (place - (len(bars) - 1) / 2) * 0.27
+        ax.barh(heights, values, 0.25, color=model_colors[name], label=name)
+        for y, value in zip(heights, values):
+            ax.annotate(number(value, 0, lang=lang), (value, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    ax.set_yticks(range(len(table)), table["layer"])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xscale="log", xlabel=_say("channels", lang), ylabel=_say("layer", lang))
+    ax.set_xlim(right=2.2 * table["outputs_before"].max())
+    _numbers(ax.xaxis, lang)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+# %% ../nbs/09_figures.ipynb #cell-055
 def tradeoff(
     run: RunLike,
     *,
     lang: str = "en",  # 'en' or 'ru'
 ) -> Figure:
-    "Validation AUC against parameters in memory and against MACs, with the path of the slimming rounds"
+    """Mean AUC over validation and its simulated acquisition shifts against megabytes in memory and against MACs; the path
+    of the slimming rounds, and the loss that was allowed on it, where the run has them"""
     figure, axes = _canvas(run, 1, 2, (6.4, 3.2), lang, sharey=True)
     models = run.summary["models"]
+    tolerance = run.info["settings"].get("slim", {}).get("tolerance")
     for ax, key, unit, label in zip(axes[0], ("size_mb", "macs"), (1, 1e-6), ("size (MB)", "MACs (millions)")):
         if len(run.rounds):
-            path = 4 / 2**20 * run.rounds["parameters"] if key == "size_mb" else unit * run.rounds["macs"]
-            ax.plot(path, run.rounds["val_auc"], color=model_colors["slim"], marker=".", linewidth=1, label=_say("slimming rounds", lang))
+            ax.plot(unit * run.rounds[key], run.rounds["val_auc"], color="#999999", marker=".", linewidth=1,
+                    label=_say("slimming rounds", lang))
+        if tolerance:
+            ax.axhline(models[run.models[0]]["shift_auc"] - tolerance, color="#c00000", linewidth=0.9, linestyle="--",
+                       label=_say("tolerance", lang))
         for name in run.models:
-            value, low, high = models[name]["validation"]["auc"]
             if models[name].get(key):
-                x = unit * models[name][key]
-                ax.errorbar(x, value, [[max(0, value - low)], [max(0, high - value)]], fmt="o", markersize=7 if name == "masked" else 4.5,
-                            color=model_colors[name], alpha=_STYLE[name].get("alpha", 1), linewidth=1, capsize=2, label=name)
+                ax.plot(unit * models[name][key], models[name]["shift_auc"], "o", markersize=9 if name == "masked" else 5.5,
+                        color=model_colors[name], alpha=_STYLE[name].get("alpha", 1), label=name)
         ax.set(xscale="log", xlabel=_say(label, lang))
-        ax.margins(x=0.12)
+        ax.margins(x=0.12, y=0.15)
         _numbers(ax.xaxis, lang)
         _numbers(ax.yaxis, lang)
-    axes[0, 0].set_ylabel(_say("validation AUC", lang))
+    axes[0, 0].set_ylabel(_say("mean AUC, validation and shifts", lang))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/09_figures.ipynb #cell-052
+# %% ../nbs/09_figures.ipynb #cell-059
 _MEASURES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
 
 
@@ -707,7 +780,7 @@ def forest(
     axes[0, 0].set_yticks(range(len(names)), names)
     return figure
 
-# %% ../nbs/09_figures.ipynb #cell-056
+# %% ../nbs/09_figures.ipynb #cell-063
 KINDS = ("normal", "bacterial pneumonia", "viral pneumonia", "pneumonia")
 
 
@@ -747,14 +820,14 @@ def scores(
         ax.axvline(run.summary["models"][name]["threshold"], color="#444444", linewidth=0.9, linestyle=":")
         ax.set_title(name, fontsize=9)
         _numbers(ax.xaxis, lang)
-    figure.supxlabel(_say("predicted probability of pneumonia", lang), fontsize=9)
+    axes[-1, 0].set_xlabel(_say("predicted probability of pneumonia", lang), loc="left")
     figure.supylabel(_say("share of pictures below (%)", lang), fontsize=9)
     lines = [Line2D([], [], color=styles[k][0], linestyle=styles[k][1]) for k in present]
     lines.append(Line2D([], [], color="#444444", linewidth=0.9, linestyle=":"))
-    figure.legend(lines, [_say(k, lang) for k in present] + [_say("threshold", lang)], loc="outside lower center", ncols=4)
+    figure.legend(lines, [_say(k, lang) for k in present] + [_say("threshold", lang)], loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
-# %% ../nbs/09_figures.ipynb #cell-059
+# %% ../nbs/09_figures.ipynb #cell-066
 def failures_by_kind(
     run: RunLike,
     *,
@@ -798,7 +871,7 @@ def confident_errors(
         _say("networks wrong", lang): [f"{n} {_say('of', lang)} {len(run.models)}" for n in worst["together"]],
     })
 
-# %% ../nbs/09_figures.ipynb #cell-064
+# %% ../nbs/09_figures.ipynb #cell-071
 def flow(
     run: RunLike,
     *,
@@ -856,7 +929,7 @@ def data_table(
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(_say("split", lang))
     return table.map(lambda value: number(value, 0, lang=lang))
 
-# %% ../nbs/09_figures.ipynb #cell-069
+# %% ../nbs/09_figures.ipynb #cell-076
 PUBLISHED = {  # the closing table of the published lab report (AlexNet, 25 epochs, chest X-rays): original, optimised
     "accuracy at inference": (0.887, 0.837),
     "inference time (s)": (7.463, 6.246),
@@ -898,7 +971,7 @@ def comparison_table(
 def _published(value, key: str, lang: str) -> str:
     return _say(value, lang) if isinstance(value, str) else number(value, 1 if key.startswith("weight") else 3, lang=lang)
 
-# %% ../nbs/09_figures.ipynb #cell-073
+# %% ../nbs/09_figures.ipynb #cell-080
 METRIC_NAMES = dict(zip(METRICS, (
     "accuracy", "balanced accuracy", "sensitivity", "specificity", "precision", "F1", "ROC AUC", "average precision",
     "Brier score", "calibration error",
@@ -1044,11 +1117,15 @@ def same_decisions(
     run: RunLike,
     a: str = "masked",  # two networks of the run
     b: str = "compacted",
-) -> dict:  # pictures, equal (same calls at each one's own threshold), largest (difference of two probabilities)
-    "Whether two networks decide alike on every picture of validation and test"
+) -> dict:  # views, equal (same calls, each at its own threshold), pictures, shifts, largest (difference of probabilities)
+    """Whether two networks decide alike on every picture of validation and test, and on the validation pictures under each
+    simulated acquisition shift: a view is a picture as it was or under one shift"""
     p = run.predictions
     calls = [p[name] >= run.summary["models"][name]["threshold"] for name in (a, b)]
-    return {"pictures": len(p), "equal": int((calls[0] == calls[1]).sum()), "largest": float((p[a] - p[b]).abs().max())}
+    return {
+        "views": len(p), "equal": int((calls[0] == calls[1]).sum()), "pictures": int(p["split"].isin(["val", "test"]).sum()),
+        "shifts": p["split"].nunique() - 2, "largest": float((p[a] - p[b]).abs().max()),
+    }
 
 
 def reproduce_table(
