@@ -30,7 +30,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pooch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
@@ -41,10 +40,14 @@ from tqdm import tqdm
 
 from .core import PneumopruneError, atomic_path, read_json, sha256, write_json
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook without widgets, pooch's progress bar would say so
+    import pooch
+
 # %% ../nbs/01_data.ipynb #cell-005
 CLASSES = ("NORMAL", "PNEUMONIA")  # label 0 and label 1
 SPLITS = ("train", "val", "test")
-MIN_SIZE = 63  # AlexNet's five strides and pools leave nothing of a smaller picture
+MIN_SIZE = 63  # AlexNet's strides and pools leave nothing of a smaller picture
 
 
 class DataError(PneumopruneError):
@@ -128,8 +131,10 @@ def phantoms(
     rng = np.random.default_rng(seed)
     images, labels, patients, names, split = np.empty((n, 1, size, size), np.uint8), [], [], [], []
     counts = {part: np.zeros(2) for part in SPLITS}
+    number = 0
     while len(labels) < n:
-        patient = f"p{len(set(patients)) + 1:04d}"
+        number += 1
+        patient = f"p{number:04d}"
         label = int(rng.random() < 0.6)
         anatomy = _anatomy(rng, label)
         # the split that lacks most pictures of this class
@@ -203,7 +208,8 @@ def _draw(anatomy: SimpleNamespace, size: int, rng: np.random.Generator) -> np.n
 
     disease = np.zeros_like(x)
     for ox, oy, rx, ry, amount in a.opacities:
-        disease += amount * np.exp(-(((x - ox) / rx) ** 2) - ((y - oy) / ry) ** 2) * (1 + 0.25 * mottle)
+        disease += amount * np.exp(-(((x - ox) / rx) ** 2) - ((y - oy) / ry) ** 2) * (1 + 0.15 * mottle)
+    disease = 0.5 * np.tanh(2 * disease)  # where they overlap, they don't add up without end
     density_map = (
         0.5 * a.fat * body - 0.36 * lungs + 0.22 * heart * (1 - 0.4 * (lungs < 0.3)) + 0.16 * spine * body
         + density * ribs + 0.1 * clavicles + lungs * (vessels + disease)
@@ -225,7 +231,7 @@ def _expose(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     film = fog + 0.95 * np.clip(gain * film, 0, 1.2) ** gamma
     film += rng.normal(0, rng.uniform(0.008, 0.03)) + rng.standard_normal(film.shape, dtype=np.float32) * 0.02
     letter = rng.choice(["L", "R"])
-    stamp = np.kron(_LETTERS[letter], np.ones((max(size // 60, 1),) * 2, np.float32))
+    stamp = np.kron(_LETTERS[letter], np.ones((round(size / 48),) * 2, np.float32))
     top, edge = int(size * rng.uniform(0.04, 0.12)), int(size * rng.uniform(0.03, 0.08))
     # the patient's left is on the right of the picture
     left = size - edge - stamp.shape[1] if letter == "L" else edge
@@ -260,7 +266,7 @@ def _grid(rows: list[list[tuple[str, np.ndarray]]]) -> Figure:
         for ax in axes:
             ax.axis("off")
         for ax, (title, image) in zip(axes, row):
-            ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+            ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
             ax.set_title(title, fontsize=7)
     return figure
 
