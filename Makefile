@@ -12,7 +12,7 @@ ARGS   ?= $(if $(DATA),,--epochs 10)
 RUN    ?= results/reference
 PART   ?=
 
-.PHONY: lab test report notebooks chapters clean
+.PHONY: lab test report notebooks chapters readme clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -34,6 +34,10 @@ notebooks: .venv/installed
 chapters: .venv/installed
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/ru/*.ipynb
 	$(BIN)/nbdev_clean
+
+# the results table of README.md, from the reference run
+readme: .venv/installed
+	$(BIN)/python report/readme.py
 
 # the marker is younger than the package metadata once everything is installed
 .venv/installed: settings.ini setup.py pyproject.toml

@@ -7,7 +7,7 @@ __all__ = ['app', 'Device', 'Language', 'lab', 'describe', 'report', 'compact', 
 
 # %% ../nbs/13_command_line.ipynb #cell-002
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 
-class Device(str, Enum):
+class Device(StrEnum):
     "Where a network is trained"
 
     auto = "auto"
@@ -30,7 +30,7 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
-class Language(str, Enum):
+class Language(StrEnum):
     "Language of the report"
 
     en = "en"

@@ -177,7 +177,7 @@ def _data_description(xrays: XRays) -> dict:
         "name": xrays.source, "fingerprint": xrays.fingerprint, "synthetic": xrays.synthetic, "size": xrays.size,
         "images": len(xrays), "counts": counts, "patients": patients,
         "duplicate_groups": {s: len(find_duplicates(xrays.part(s))) for s in counts},
-        "unreadable": list(xrays.unreadable),
+        "unreadable": list(xrays.unreadable), "left_out": list(xrays.left_out), "notes": list(xrays.notes),
     }
 
 

@@ -123,7 +123,7 @@ class TrainSettings:
     ema: float = 0.99  # decay per step of the averaged weights, in [0, 1); 0 keeps the plain weights
     clip: float = 1.0  # largest norm of the gradient
     augment: float = 1.0  # strength of `augment`, >= 0
-    progression: tuple = ((0.4, 4 / 7), (0.3, 5 / 7), (0.3, 1.0))  # (share of the epochs, side relative to the pictures)
+    progression: tuple = ((0.4, 4 / 7), (0.44, 5 / 7), (0.16, 1.0))  # (share of the epochs, side relative to the pictures)
     distillation: float = 0.7  # weight of the teacher's answer in the loss, in [0, 1]; counts only with a teacher
     temperature: float = 2.0  # softens both answers in distillation (Hinton et al. 2015, arXiv:1503.02531)
     seed: int = 0  # decides weights, order, augmentation and dropout

@@ -1,5 +1,6 @@
 "The committed run: its statistics follow from its predictions, and its claims hold"
 
+import importlib.util
 from pathlib import Path
 
 import pandas as pd
@@ -57,3 +58,11 @@ def test_latency_was_measured_in_turn(run):
     counts = run.latency.groupby(["batch", "threads", "repeat"])["model"].nunique()
     assert (counts == run.latency["model"].nunique()).all()
     assert isinstance(run.latency, pd.DataFrame) and run.latency["repeat"].nunique() >= 10
+
+
+def test_readme_states_the_numbers_of_the_run():
+    spec = importlib.util.spec_from_file_location("readme", REFERENCE.parents[1] / "report/readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    text = (REFERENCE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert readme.MARKERS.search(text) and text == readme.with_results(text, readme.results()), "run `make readme`"

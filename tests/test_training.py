@@ -18,8 +18,8 @@ from pneumoprune.alexnet import narrow_alexnet
 from pneumoprune.data import phantoms
 from pneumoprune.training import TrainSettings, fit
 
-settings = TrainSettings(epochs=int(sys.argv[2]), batch_size=32, lr=1e-3, device="cpu", precision="fp32")
-model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, seed=0)
+settings = TrainSettings(epochs=int(sys.argv[2]), batch_size=32, lr=1e-3, augment=0.0, device="cpu", precision="fp32")
+model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, dropout=0.0, seed=0)
 history = fit(model, phantoms(120, size=64, seed=0), settings, folder=sys.argv[1])
 """
 
@@ -44,8 +44,8 @@ def test_two_processes_take_the_same_steps(script, tmp_path):
     subprocess.run([sys.executable, script, tmp_path / "one", "2"], env=environment, check=True, capture_output=True)
     one, two = history_of(tmp_path / "one"), history_of(tmp_path / "two")
     assert two["epoch"].tolist() == [1, 2]
-    # the batches are the same, what is drawn inside them is not: the losses are near, not equal
-    assert abs(one["train_loss"] - two["train_loss"]).max() < 0.2
+    # the same batches, shared out: all that differs is that each half weighs its classes for itself
+    assert abs(one["train_loss"] / two["train_loss"] - 1).max() < 0.1
     assert load_file(tmp_path / "two/last.safetensors").keys() == load_file(tmp_path / "one/last.safetensors").keys()
 
 

@@ -1,0 +1,36 @@
+"Write the results of the reference run into README.md, between its two markers: no number there is typed"
+
+import re
+from pathlib import Path
+
+from pneumoprune.figures import comparison_table
+from pneumoprune.lab import load_run
+
+ROOT = Path(__file__).parent.parent
+MARKERS = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end of results -->)", re.S)
+
+
+def results(folder: Path = ROOT / "results/reference") -> str:
+    "The comparison table of a run as Markdown, and what it was measured on"
+    run = load_run(folder)
+    table = comparison_table(run).reset_index()
+    rows = [table.columns, ["---"] + ["---:"] * (table.shape[1] - 1), *table.values.tolist()]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    counts, seconds = run.info["data"]["counts"]["test"], sum(run.info["seconds"].values())
+    lines.append(
+        f"\nMeasured on the test set of {run.info['data']['name']} ({sum(counts.values())} X-rays), on "
+        f"{run.info['threads']} cores of an {run.info['cpu']} processor; the whole run took {seconds / 60:.0f} minutes. "
+        "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, the networks taking turns. "
+        "Intervals, curves, confusion matrices and the rest stand in the report."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def with_results(text: str, found: str) -> str:
+    "README text with the results between the markers"
+    return MARKERS.sub(lambda m: m[1] + found + m[2], text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_results(readme.read_text(encoding="utf-8"), results()), encoding="utf-8")
