@@ -1167,7 +1167,10 @@ def restore(
                 value = tensor.detach().clone()
                 if key in added:
                     value -= torch.from_numpy(added[key]).to(value)
+                before = place.clone()
                 _write(place, value.to(place), kept, key, source, target)
+                if (mask := getattr(target, f"{key}_mask", None)) is not None:  # behind the mask nothing changes
+                    place.copy_(torch.where(mask.bool(), place, before))
         for module in masked.modules():
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, prune.BasePruningMethod):
