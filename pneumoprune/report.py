@@ -441,10 +441,6 @@ def _float_of_markdown(e: dict):
         if label.startswith("tbl-"):
             e["c"][1] = [None, []]
             return _float(label, caption[0]["c"] if caption else [], [e])
-    if e["t"] == "Div" and "float" in e["c"][0][1]:
-        for block in e["c"][1]:
-            if block["t"] == "Table":
-                block["c"][1] = [None, []]  # the cell's caption counts, not one that a Styler carries
     return e
 
 
@@ -581,15 +577,15 @@ class Printer:
         return self.callout(e["c"][1]) if callouts else e
 
     def references(self, e: dict):
-        "@fig-x, [-@tbl-y] …; anything else after an @ (a decorator, an address) stays as written"
-        citations, written = e["c"]
-        if not all(re.match(r"(fig|tbl|sec|eq)-", citation["citationId"]) for citation in citations):
-            return written
+        "@fig-x, [-@tbl-y] …"
         result = []
-        for citation in citations:
+        for citation in e["c"][0]:
             label = citation["citationId"]
             if label not in self.labels.numbers:
-                raise ReportError(f"{self.chapter} refers to @{label}, which no chapter of the report defines")
+                raise ReportError(
+                    f"{self.chapter} refers to @{label}, which no chapter of the report defines; "
+                    "mend the reference, or put backticks around an @ that is none"
+                )
             kind, number = self.labels.numbers[label]
             bare = citation["citationMode"]["t"] == "SuppressAuthor"
             if result:

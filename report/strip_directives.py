@@ -12,6 +12,7 @@ What it does:
   (`#| label: fig-x`) stay;
 * exported code is abridged: imports go, and of long helpers (names with a leading underscore) the signature and the
   first lines of documentation stay; the module has the rest;
+* tables lose a caption of their own (a Styler's), which would stand beside the cell's `tbl-cap`;
 * what a cell wrote to stderr (progress bars, warnings) is dropped, and long printed output is shortened;
 * every cell's source is written as a list of lines (Quarto loses the line breaks of a single string).
 """
@@ -94,13 +95,16 @@ def shorten(text):
 
 
 def visible_outputs(outputs):
-    "Outputs without stderr, printed text shortened"
+    "Outputs without stderr, printed text shortened, tables without a second caption"
     kept = []
     for output in outputs:
         if output["output_type"] == "stream":
             if output["name"] == "stderr":
                 continue
             output["text"] = shorten("".join(output["text"]))
+        elif "text/html" in output.get("data", {}):
+            html = "".join(output["data"]["text/html"])
+            output["data"]["text/html"] = re.sub(r"<caption\b.*?</caption>", "", html, flags=re.S)
         kept.append(output)
     return kept
 
