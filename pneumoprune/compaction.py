@@ -4,27 +4,39 @@
 
 # %% auto #0
 __all__ = ['CompactionError', 'ProofWarning', 'WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d',
-           'WiredBatchNorm2d', 'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore']
+           'WiredBatchNorm2d', 'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore', 'save_network',
+           'load_network', 'compact_file']
 
 # %% ../nbs/05_compaction.ipynb #cell-003
 import copy
+import difflib
+import inspect
+import json
+import math
 import operator
+import os
+import pickle
+import re
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from .alexnet import count_parameters, size_mb
-from .core import PneumopruneError
+from .core import PneumopruneError, atomic_path
 
 # %% ../nbs/05_compaction.ipynb #cell-004
 class CompactionError(PneumopruneError):
@@ -57,21 +69,27 @@ def _materialise(
     return model
 
 # %% ../nbs/05_compaction.ipynb #cell-008
+_WIRING = "index", "place", "fill"  # the buffers of a wired layer
+
+
 class _Wired:
     "A layer that reads a selection of its input's channels and may place its outputs among constant ones"
 
-    def __init__(self, *args, index=None, place=None, fill=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._wire(index, place, fill)
+    def __init__(self, width: int, *args, index=None, place=None, fill=None, **kwargs):
+        super().__init__(width if index is None else len(index), *args, **kwargs)
+        self._wire(width, index, place, fill)
 
     def _wire(
         self,
+        width: int,  # channels that come in: `in_channels` or `in_features`; the weight has those it reads
         index: torch.Tensor | None,  # int64 (inputs,): the channels it reads, in this order; None reads all
         place: torch.Tensor | None,  # int64 (channels that come out,): where each one is found in [own outputs, fill]
         fill: torch.Tensor | None,  # (constants,): values of the channels that are not computed
     ) -> None:
         for name, tensor in dict(index=index, place=place, fill=fill).items():
             self.register_buffer(name, tensor)
+        if index is not None:
+            setattr(self, "in_features" if isinstance(self, nn.Linear) else "in_channels", width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x if self.index is None else x.index_select(1, self.index))
@@ -81,7 +99,7 @@ class _Wired:
         return torch.cat([y, fill], 1).index_select(1, self.place)
 
     def extra_repr(self) -> str:
-        read = [] if self.index is None else ["reads a selection"]
+        read = [] if self.index is None else [f"reads {len(self.index)} of them"]
         placed = [] if self.place is None else [f"placed among {len(self.place)} channels"]
         return ", ".join([super().extra_repr(), *read, *placed])
 
@@ -130,18 +148,19 @@ _PLAIN = {wired: plain for plain, wired in _WIRED.items()}
 
 def _rewire(
     module: nn.Module,  # changed in place
+    width: int = 0,
     index: torch.Tensor | None = None,
     place: torch.Tensor | None = None,
     fill: torch.Tensor | None = None,
 ) -> None:
     "The same layer, with another selection before it and another placement behind it, or with neither"
     plain = _PLAIN.get(type(module), type(module))
-    for name in ("index", "place", "fill"):
+    for name in _WIRING:
         module._buffers.pop(name, None)
     module.__class__ = plain
     if index is not None or place is not None:
         module.__class__ = _WIRED[plain]
-        module._wire(index, place, fill)
+        module._wire(width, index, place, fill)
 
 
 def _wiring(module: nn.Module, name: str) -> np.ndarray | None:
@@ -799,7 +818,8 @@ class _Cut:
     weight: np.ndarray | None = None  # float64, in the shape of the layer's weight, constants included
     merged: np.ndarray | None = None  # float64, like weight: what constants added to it
     shift: np.ndarray | None = None  # float64 (outputs,): what constants added to the bias (or the running mean)
-    index: np.ndarray | None = None  # the selection before it
+    width: int = 0  # channels that come in
+    index: np.ndarray | None = None  # the selection of them before it
     place: np.ndarray | None = None  # the placement behind it
     fill: np.ndarray | None = None
 
@@ -847,7 +867,8 @@ def _cut_layer(
     merged = None
     if any(merge is not None for merge in merges):
         merged = _stack(op, [np.zeros_like(w) if m is None else m for w, m in zip(weights, merges)])
-    return _Cut(op.rows[own], op.columns[kept], _stack(op, weights), merged, np.concatenate(shifts), index)
+    shift = np.concatenate(shifts)
+    return _Cut(op.rows[own], op.columns[kept], _stack(op, weights), merged, shift, int(present.sum()), index)
 
 
 def _stack(op: _Layer, groups: list[np.ndarray]) -> np.ndarray:
@@ -919,16 +940,18 @@ def _apply(
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
     index, place = (None if a is None else torch.from_numpy(a).to(like.device) for a in (cut.index, cut.place))
-    _rewire(module, index, place, None if cut.fill is None else torch.from_numpy(cut.fill).to(like))
+    fill = None if cut.fill is None else torch.from_numpy(cut.fill).to(like)
     outputs = torch.from_numpy(cut.outputs).to(like.device)
     shift = None if cut.shift is None else torch.from_numpy(cut.shift).to(like.device)
+    _rewire(module)
     if cut.weight is None:
         for name, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if old.dim() and name not in ("index", "place", "fill"):
+            if old.dim():
                 _replace(module, name, old.detach()[outputs])
         if shift is not None:
             _replace(module, "running_mean", module.running_mean.double() + shift)
         setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", len(outputs))
+        _rewire(module, place=place, fill=fill)
         return
     if module.bias is not None:
         _replace(module, "bias", module.bias.detach()[outputs].double() + shift)
@@ -939,7 +962,8 @@ def _apply(
         module.out_features, module.in_features = cut.weight.shape
     else:
         module.groups = len(cut.inputs) // cut.weight.shape[1]
-        module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
+        module.out_channels, module.in_channels = len(outputs), len(cut.inputs)
+    _rewire(module, cut.width, index, place, fill)
 
 # %% ../nbs/05_compaction.ipynb #cell-020
 @dataclass
@@ -1101,10 +1125,8 @@ def compact(
 
 def _layer_row(module: nn.Module) -> tuple[str, int, int, int]:
     "Kind, inputs, outputs and parameters of a module"
-    if isinstance(module, nn.Linear):
-        widths = module.in_features, module.out_features
-    elif isinstance(module, _LAYERS):
-        widths = module.in_channels, module.out_channels
+    if isinstance(module, _LAYERS):
+        widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
     else:
         widths = (len(module.weight) if isinstance(module, nn.PReLU) else module.num_features,) * 2
     return type(module).__name__, *widths, count_parameters(module)
@@ -1133,11 +1155,54 @@ def _with_new_reshapes(
             changed = True
     if not changed:
         return model
-    for node in analysis.graph.nodes:  # tracing in eval mode wrote training=False into the graph
-        if node.op == "call_function" and node.target is F.dropout:
-            ...
-    analysis.graph.lint()
-    return fx.GraphModule(model, analysis.graph, type(model).__name__)
+    _free_dropout(model, analysis.graph)
+    return _from_graph(model, analysis.graph, _sequences(model))
+
+
+def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
+    "Tracing in eval mode writes `training=False` into calls of dropout: modules keep the choice"
+    for node in list(graph.nodes):
+        if node.op != "call_function" or _name(node)[0] not in ("dropout", "stochastic_depth"):
+            continue
+        new = node.args[0]  # stochastic depth is gone: it has no module in torch.nn
+        if node.target is F.dropout:
+            model.add_module(node.name, nn.Dropout(node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)))
+            with graph.inserting_before(node):
+                new = graph.call_module(node.name, (new,))
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _sequences(model: nn.Module) -> list[str]:
+    "Names of the modules that are plain sequences"
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Sequential) and name]
+
+
+def _from_graph(
+    root: nn.Module | dict[str, nn.Module | torch.Tensor],
+    graph: fx.Graph,
+    sequences: Sequence[str],
+) -> fx.GraphModule:
+    "A module that runs the graph; sequences stay sequences, so that `model.features[0]` is what it was"
+    graph.lint()
+    module = fx.GraphModule(root, graph, "Network")
+    order = dict.fromkeys(str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_module")
+    module._modules = OrderedDict((name, module._modules[name]) for name in order)
+    for name in sorted(sequences, key=len, reverse=True):
+        if _has(module, name):
+            parent, _, last = name.rpartition(".")
+            children = OrderedDict(module.get_submodule(name).named_children())
+            setattr(module.get_submodule(parent), last, nn.Sequential(children))
+    return module
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    "Is there a submodule of that name?"
+    for part in name.split("."):
+        module = module._modules.get(part)
+        if module is None:
+            return False
+    return True
 
 # %% ../nbs/05_compaction.ipynb #cell-024
 def restore(
@@ -1211,3 +1276,264 @@ def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionR
             f"the restored network differs by {gap:.1e}: training changed channels that compaction took for constant; "
             "train the masked network itself"
         )
+
+# %% ../nbs/05_compaction.ipynb #cell-026
+_FORMAT = 1  # of the description in the file
+_KINDS = {
+    kind.__name__: kind
+    for kind in (*_LAYERS, *_NORMS, *_PLAIN, *_ACTIVATIONS, *_POOLS, *_MIXERS, nn.Flatten)
+}  # fmt: skip
+_METHODS = _ELEMENTWISE_NAMES | _SHAPE_NAMES | _REDUCTION_NAMES | _MIXER_NAMES | set(_JOIN_NAMES) | {
+    "size", "dim", "permute", "transpose", "chunk", "split", "relu_", "add_", "mul_", "clamp_", "sigmoid_", "sum",
+}  # fmt: skip
+_FUNCTIONS = {
+    f"{prefix}.{name}": getattr(library, name)
+    for prefix, library in (("F", F), ("torch", torch), ("operator", operator))
+    for name in sorted(
+        (_METHODS - {"size", "dim"}) | _POOL_NAMES | _CONCATENATION_NAMES | set(_INPLACE_JOINS) | {"getitem", "floordiv"}
+    )
+    if hasattr(library, name)
+} | {"builtins.getattr": getattr}
+
+
+def _encode(value):
+    "An argument of a node as JSON"
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_encode(item) for item in value]
+    if isinstance(value, slice):
+        return {"slice": [_encode(part) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(item) for key, item in value.items()}}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    raise CompactionError(f"a network with an argument of type {type(value).__name__} cannot be saved as data")
+
+
+def _decode(value, nodes: dict[str, fx.Node]):
+    "An argument of a node from JSON"
+    if isinstance(value, list):
+        return tuple(_decode(item, nodes) for item in value)
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "node":
+        return nodes[content]
+    if kind == "float":
+        return float(content)
+    if kind == "slice":
+        return slice(*(_decode(part, nodes) for part in content))
+    if kind == "dict":
+        return {key: _decode(item, nodes) for key, item in content.items()}
+    if kind == "dtype" and isinstance(dtype := getattr(torch, content), torch.dtype):
+        return dtype
+    raise ValueError(f"unknown argument {kind!r}")
+
+
+def _settings_of(module: nn.Module, name: str) -> dict:
+    "What the constructor of a module has to be told"
+    kind = type(module)
+    if kind.__name__ not in _KINDS or _KINDS[kind.__name__] is not kind:
+        raise CompactionError(f"module {name!r} ({kind.__name__}) cannot be saved as data: only layers of torch.nn can")
+    settings = {}
+    for key in inspect.signature(_PLAIN.get(kind, kind).__init__).parameters:
+        if key == "bias":
+            settings[key] = module.bias is not None
+        elif hasattr(module, key) and key not in ("self", "device", "dtype"):
+            settings[key] = _encode(getattr(module, key))
+    if kind in _PLAIN:
+        settings["width"] = settings.pop(list(inspect.signature(_PLAIN[kind].__init__).parameters)[1])
+        settings["wiring"] = {key: len(buffer) for key in _WIRING if (buffer := getattr(module, key)) is not None}
+    return settings
+
+
+def _build(description: dict) -> nn.Module:
+    "A module without values, from its description"
+    settings = {key: _decode(value, {}) for key, value in description.items() if key not in ("kind", "wiring")}
+    for key, length in description.get("wiring", {}).items():
+        settings[key] = torch.empty(length, dtype=torch.float32 if key == "fill" else torch.int64)
+    return _KINDS[description["kind"]](**settings)
+
+# %% ../nbs/05_compaction.ipynb #cell-027
+def save_network(
+    model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
+    path: str | os.PathLike,  # file to write; `.safetensors` by custom
+    **metadata: str | int | float,  # notes to keep with the network, such as `threshold=0.4`
+) -> None:
+    """
+    Write a network as data: weights in safetensors, and the architecture as JSON in the file's metadata.
+
+    Raises `CompactionError` for a network that cannot be traced or has layers that are not of `torch.nn`.
+    """
+    model = _materialise(_copy(model)).eval()
+    graph = _trace(model, strict=True)
+    _free_dropout(model, graph)
+    nodes, modules, used = [], {}, set()
+    for node in graph.nodes:
+        target = node.target
+        if node.op == "call_module":
+            modules[target] = {"kind": type(model.get_submodule(target)).__name__}
+            modules[target] |= _settings_of(model.get_submodule(target), target)
+        elif node.op == "call_function":
+            target = next((name for name, function in _FUNCTIONS.items() if function is target), None)
+        elif node.op == "get_attr":
+            used.add(target)
+        if target is None or (node.op == "call_method" and target not in _METHODS):
+            raise CompactionError(f"{_place(node)}: {_name(node)[0]} cannot be saved as data")
+        arguments = _encode(node.args), _encode(dict(node.kwargs))
+        nodes.append([node.name, node.op, target, *arguments])
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in model.state_dict().items()
+        if name in used or name.rpartition(".")[0] in modules
+    }
+    description = {
+        "format": _FORMAT,
+        "nodes": nodes,
+        "modules": modules,
+        "sequences": _sequences(model),
+        "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        "parameters": [name for name, _ in model.named_parameters() if name in used],
+    }
+    notes = {key: str(value) for key, value in metadata.items()}
+    with atomic_path(path) as draft:
+        save_file(tensors, draft, {**notes, "pneumoprune": json.dumps(description)})
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    "Tensors and metadata of a safetensors file"
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (FileNotFoundError, IsADirectoryError):
+        raise CompactionError(f"{path} is missing or is a folder; give a .safetensors file") from None
+    except SafetensorError as error:
+        raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
+
+
+def load_network(
+    path: str | os.PathLike,  # file written by `save_network`
+) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
+    """
+    Read a network of any widths: needs neither the class it came from nor the code that pruned it.
+
+    Nothing in the file is executed: layers and functions are looked up in a fixed list. Raises `CompactionError` for a
+    file that is damaged, holds weights only, or asks for something that is not in the list.
+    """
+    tensors, metadata = _read(path)
+    description = metadata.pop("pneumoprune", None)
+    if description is None:
+        raise CompactionError(f"{path} holds weights but no architecture; load_network reads what save_network wrote")
+    try:
+        description = json.loads(description)
+        if description["format"] != _FORMAT:
+            raise CompactionError(f"{path} has format {description['format']}, not {_FORMAT}; update pneumoprune")
+        with torch.device("meta"):  # the values come from the file
+            root = {name: _build(module) for name, module in description["modules"].items()}
+        for name in [node[2] for node in description["nodes"] if node[1] == "get_attr"]:
+            root[name] = nn.Parameter(tensors[name]) if name in description["parameters"] else tensors[name]
+        network = _from_graph(root, _graph(description["nodes"]), description["sequences"])
+        network.load_state_dict(tensors, assign=True)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name not in description["frozen"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise CompactionError(f"{path} holds no network that this version knows ({error!r}); save it anew") from None
+    network.metadata = metadata
+    return network.eval()
+
+
+def _graph(nodes: list) -> fx.Graph:
+    "A graph from its description; every name in it is checked, since it becomes code"
+    graph, known = fx.Graph(), {}
+    for name, op, target, args, kwargs in nodes:
+        checked = [name, *kwargs.get("dict", {})]
+        if op == "call_function":
+            target = _FUNCTIONS[target]
+        elif op == "call_method":
+            if target not in _METHODS:
+                raise ValueError(f"unknown method {target!r}")
+        elif op in ("call_module", "get_attr", "placeholder", "output"):
+            checked += target.split(".")
+        else:
+            raise ValueError(f"unknown operation {op!r}")
+        if not all(re.fullmatch(r"[A-Za-z0-9_]+", part) for part in checked):
+            raise ValueError(f"{checked} are no names")
+        args = _decode(args, known)
+        if target is getattr and (len(args) != 2 or args[1] != "shape"):
+            raise ValueError("only shapes can be asked for")
+        known[name] = graph.create_node(op, target, args, _decode(kwargs, known), name=name)
+    return graph
+
+# %% ../nbs/05_compaction.ipynb #cell-029
+def _state_of(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    "A state_dict from a `.safetensors`, `.pt` or `.pth` file; nothing in the file is executed"
+    if Path(path).suffix == ".safetensors":
+        state = _read(path)[0]
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CompactionError(f"{path} is missing; give a file with a state_dict") from None
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+            raise CompactionError(
+                f"{path} is damaged, or a network pickled whole, which is not loaded since that would run code from "
+                "the file; save model.state_dict() instead"
+            ) from None
+    for key in ("state_dict", "model", "model_state_dict"):  # usual wrappings of a checkpoint
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CompactionError(f"{path} holds no state_dict; save model.state_dict()")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _torchvision_model(
+    arch: str,
+    state: dict[str, torch.Tensor],
+    path: str | os.PathLike,  # for messages
+) -> nn.Module:  # in eval mode, with masks in place where the state has some
+    "The torchvision classifier that the state belongs to, whatever its number of outputs"
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, 3)
+        raise CompactionError(f"torchvision has no model {arch!r}; {f'did you mean {near}?' if near else known}")
+    masked = [name.removesuffix("_mask") for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]
+    plain = {name.removesuffix("_orig"): value for name, value in state.items() if not name.endswith("_mask")}
+    build = torchvision.models.get_model_builder(arch)
+    settings = {"aux_logits": any("aux" in key.lower() for key in plain)} if arch in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        expected = build(weights=None, **settings).state_dict()
+    other = [k for k, v in expected.items() if k in plain and plain[k].dim() and len(plain[k]) != len(v)]
+    if other:
+        settings["num_classes"] = len(plain[other[-1]])
+    model = build(weights=None, **settings)
+    try:
+        model.load_state_dict(plain)
+    except RuntimeError as error:
+        raise CompactionError(f"{path} holds no weights of {arch}: {' '.join(str(error).split())[:300]}") from None
+    for name in masked:
+        module, _, tensor = name.rpartition(".")
+        prune.custom_from_mask(model.get_submodule(module), tensor, state[f"{name}_mask"])
+    dtype = next(value.dtype for value in plain.values() if value.is_floating_point())
+    return model.to(dtype).eval()
+
+
+def compact_file(
+    path: str | os.PathLike,  # state_dict of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
+    arch: str,  # name of the torchvision classifier it belongs to, such as "alexnet"; its outputs are counted
+    output: str | os.PathLike,  # .safetensors file to write, for `load_network`
+    *,
+    size: int = 224,  # side of the square pictures the proof runs on, in pixels
+) -> CompactionReport:
+    "Compact a saved network; `CompactionError` for a file or a name that does not fit, or when the proof fails"
+    model = _torchvision_model(arch, _state_of(path), path)
+    planes = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
+    example = torch.randn(2, planes, size, size, generator=torch.Generator().manual_seed(1))
+    small = compact(model, example.to(next(model.parameters())))
+    save_network(small, output, arch=arch, source=Path(path).name)
+    return small.report
