@@ -8,7 +8,7 @@ PYTHON ?= python3.11
 BIN    := .venv/bin
 DATA   ?=
 OUT    ?= results/$(if $(DATA),run,phantoms)
-ARGS   ?= $(if $(DATA),,--epochs 10)
+ARGS   ?=
 RUN    ?= results/reference
 PART   ?=
 
@@ -18,6 +18,8 @@ lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
 	$(BIN)/pneumoprune report "$(OUT)" -o "$(OUT)/report.pdf"
 
+# two notebooks at a time, one thread each: small networks lose more to waiting for each other than they gain
+test: export OMP_NUM_THREADS = 1
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/nbdev_test --n_workers 2 --timing $(if $(PART),--path $(PART))

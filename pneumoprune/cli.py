@@ -41,7 +41,7 @@ class Language(StrEnum):
 def lab(
     data: Annotated[Path | None, typer.Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder, new or to be resumed.")] = Path("results/run"),
-    epochs: Annotated[int, typer.Option(help="Epochs of the original, and of all fine-tuning together.")] = 25,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 12]")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels, at least 63. [224; phantoms: 96]")] = None,
     seed: Annotated[int, typer.Option(help="Decides split, weights, order and augmentation.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use so many X-rays only.")] = None,
@@ -55,8 +55,9 @@ def lab(
 
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on with it, or give another folder with --out")
-    size = size or (96 if data is None else 224)
-    settings = lab_settings(epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, quick=quick)
+    settings = lab_settings(
+        epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick
+    )
     run = run_lab(data, out, settings, skip_unreadable=skip_unreadable)
     typer.echo(describe(run))
 

@@ -63,7 +63,7 @@ class LabSettings:
     kind: str = "geometric"  # schedule of the prunings; "geometric" is the recipe iterated
     original: TrainSettings = field(default_factory=TrainSettings)
     masked: TrainSettings = field(  # fine-tuning; its epochs are those of all rounds together
-        default_factory=lambda: TrainSettings(lr=1e-4, progression=((0.6, 5 / 7), (0.4, 1.0)))
+        default_factory=lambda: TrainSettings(lr=1e-4, progression=((0.6, 5 / 7), (0.4, 1.0)), restart=None)
     )
     sensitivity: tuple = (0.2, 0.4, 0.6, 0.8)  # amounts by which each layer alone is pruned
     resamples: int = 2000  # bootstrap draws of every interval
@@ -72,21 +72,26 @@ class LabSettings:
 
 def lab_settings(
     *,
-    epochs: int = 25,  # of the original, and of all fine-tuning rounds together
-    size: int = 224,  # side of the pictures in pixels
+    epochs: int | None = None,  # of the original, and of all fine-tuning rounds together; None: 25, for phantoms 12
+    size: int | None = None,  # side of the pictures in pixels; None: 224, for phantoms 96
     seed: int = 0,
     limit: int | None = None,  # so many X-rays at most
     device: str = "auto",  # "auto", "cpu" or "cuda"
+    synthetic: bool = False,  # for phantoms: smaller pictures, and smaller batches since there are few
     quick: bool = False,  # a rehearsal: narrow networks, few epochs, rounds and repeats; the numbers mean nothing
 ) -> LabSettings:
     "The settings behind the command line's options; `PneumopruneError` where one is out of range"
+    epochs = (12 if synthetic else 25) if epochs is None else epochs
+    size = (96 if synthetic else 224) if size is None else size
     if epochs < 1 or (limit is not None and limit < 40):
         raise PneumopruneError("a run needs at least 1 epoch (--epochs) and, if limited, at least 40 X-rays (--limit)")
     rounds = min(2 if quick else 5, epochs)
     settings = LabSettings(size=size, seed=seed, limit=limit, rounds=rounds)
     train = dict(epochs=epochs, seed=seed, device=device)
+    if synthetic or quick:
+        train["batch_size"] = 32
     if quick:
-        train |= {"epochs": min(epochs, 4), "batch_size": 32}
+        train["epochs"] = min(epochs, 4)
         # a quarter of AlexNet's width: the stages are the same, the minutes are not
         settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5, sensitivity=(0.5,))
     return replace(settings, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
@@ -427,7 +432,8 @@ def run_lab(
         xrays = phantoms(phantom_count, size=settings.size, seed=settings.seed)
     else:
         xrays = load_xrays(data, settings.size, skip_unreadable=skip_unreadable)
-        xrays = split_validation(xrays, settings.validation, seed=settings.seed)
+        if not (xrays.split == "val").any():  # MedMNIST comes with a validation split of its own
+            xrays = split_validation(xrays, settings.validation, seed=settings.seed)
     lab = Lab(_limited(xrays, settings.limit, settings.seed), settings, out)
     with lab.stage("original"):
         original = original_stage(lab)

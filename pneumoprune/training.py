@@ -119,6 +119,7 @@ class TrainSettings:
     lr: float = 2e-4  # peak learning rate of AdamW
     weight_decay: float = 0.02  # decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)
     warmup: float = 0.05  # share of all steps in which the rate rises linearly; then half a cosine down to zero
+    restart: tuple | None = (0.96, 1.0)  # (share of the steps after which the rate starts anew, from which share of its peak)
     label_smoothing: float = 0.05  # in [0, 1) (Szegedy et al. 2016, arXiv:1512.00567)
     ema: float = 0.99  # decay per step of the averaged weights, in [0, 1); 0 keeps the plain weights
     clip: float = 1.0  # largest norm of the gradient
@@ -186,9 +187,11 @@ def accelerator_for(settings: TrainSettings) -> Accelerator:
 
 
 def _schedule(settings, steps):
-    "Factor of the learning rate at each step: linear warm-up, then half a cosine to zero"
+    "Factor of the learning rate at each step: linear warm-up, half a cosine to zero, and one warm restart if asked for"
     warm = max(1, round(settings.warmup * steps))
-    return lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1, max(0, step - warm) / max(1, steps - warm))))
+    again, height = (round(settings.restart[0] * steps), settings.restart[1]) if settings.restart else (steps, 0)
+    cosine = lambda step, start: 0.5 + 0.5 * math.cos(math.pi * min(1, max(0, step - start) / max(1, steps - start)))
+    return lambda step: height * cosine(step, again) if step >= again else min((step + 1) / warm, cosine(step, warm))
 
 
 def _loss(logits, labels, weight, settings, teacher_logits=None):
@@ -337,7 +340,7 @@ def fit(
     identity = {k: v for k, v in asdict(settings).items() if k not in ("device", "precision")}
     identity |= {"name": name, "data": xrays.fingerprint, "train": len(train), "val": len(val), "size": xrays.size,
                  "weights": sum(p.numel() for p in model.parameters()), "teacher": teacher is not None}
-    identity["progression"] = [list(pair) for pair in settings.progression]
+    identity |= {"progression": [list(pair) for pair in settings.progression], "restart": settings.restart and list(settings.restart)}
     files = _Checkpoints(folder, accelerator, identity)
     if not resume and folder and Path(folder, "state.json").exists():
         raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
