@@ -18,9 +18,9 @@ def results(folder: Path = ROOT / "results/reference") -> str:
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     counts, seconds = run.info["data"]["counts"]["test"], sum(run.info["seconds"].values())
     lines.append(
-        f"\nMeasured on the test set of {run.info['data']['name']} ({sum(counts.values())} X-rays), on "
-        f"{run.info['threads']} cores of an {run.info['cpu']} processor; the whole run took {seconds / 60:.0f} minutes. "
-        "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, the networks taking turns. "
+        f"\nMeasured on the test set of {run.info['data']['name']} ({sum(counts.values())} X-rays), "
+        f"on {run.info['threads']} cores of an {run.info['cpu']} processor; the run took {seconds / 60:.0f} minutes. "
+        "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, networks taking turns. "
         "Intervals, curves, confusion matrices and the rest stand in the report."
     )
     return "\n".join(lines) + "\n"
