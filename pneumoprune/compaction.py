@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CompactionError', 'ProofWarning', 'WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d',
-           'WiredBatchNorm2d', 'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore', 'save_network',
-           'load_network', 'compact_file']
+           'WiredBatchNorm2d', 'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore', 'carry_masks',
+           'save_network', 'load_network', 'compact_file']
 
 # %% ../nbs/05_compaction.ipynb #cell-003
 import copy
@@ -217,6 +217,7 @@ class _Op:
 
     def __init__(self, node: fx.Node, operands: list[fx.Node], width: int):
         self.node, self.operands, self.width = node, operands, width
+        self.wanted = np.ones(width, bool)  # channels whose values matter to somebody
 
     def constants(self, given: list[np.ndarray]) -> np.ndarray:
         "Values of the output channels, from those of the operands"
@@ -225,6 +226,10 @@ class _Op:
     def demands(self, out: np.ndarray, ins: list[np.ndarray], given: list[np.ndarray]) -> list[np.ndarray]:
         "The channels of each operand that must be there, so that the channels `out` come out"
         return [np.ones_like(present) for present in ins]
+
+    def uses(self, out: np.ndarray, ins: list[np.ndarray]) -> list[np.ndarray]:
+        "The channels of each operand that the values of the channels `out` depend on"
+        return self.demands(out, ins, [])
 
     def needs(self, out: np.ndarray, ins: list[np.ndarray], given: list[np.ndarray]) -> list[np.ndarray]:
         "The channels of each operand that must be computed: a constant can be filled in"
@@ -414,8 +419,8 @@ class _Layer(_Cuttable):
         return self._last[1]
 
     def reads(self, out: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.ndarray:
-        "Inputs that the outputs `out` cannot do without"
-        used = self._columns_used(out)
+        "Inputs that the outputs `out` cannot do without; those that nobody reads can"
+        used = self._columns_used(out & self.wanted)
         stuck = used & self._stuck(given)
         if self.groups == 1 and stuck.any():
             stuck = self._spokesman(stuck[0], present, given)[None]
@@ -427,6 +432,9 @@ class _Layer(_Cuttable):
         one = np.zeros_like(stuck)
         one[np.where(among, np.abs(given), -1.0).argmax()] = True
         return one
+
+    def uses(self, out, ins):
+        return [self._columns_used(out).reshape(-1)]
 
     def demands(self, out, ins, given):
         read = self.reads(out, ins[0], given[0])
@@ -707,6 +715,16 @@ def _sequence_in_place(graph: fx.Graph) -> None:
                 user.replace_input_with(changed, node)
 
 
+def _want(analysis: _Analysis) -> None:
+    "Backwards from the output: the channels whose values somebody depends on"
+    wanted = {node: np.zeros(op.width, bool) for node, op in analysis.ops.items()}
+    for node, op in reversed(analysis.ops.items()):
+        op.wanted = wanted[node]
+        nothing = [np.zeros(_width(operand), bool) for operand in op.operands]
+        for operand, more in zip(op.operands, op.uses(op.wanted, nothing)):
+            wanted[operand] |= more
+
+
 def _needed(
     analysis: _Analysis,
 ) -> dict[fx.Node, np.ndarray]:
@@ -797,6 +815,7 @@ def _analyse(
         analysis = _Analysis(graph, modules, {n: _operation(n, modules, frozen, strict) for n in graph.nodes}, {})
         for node, op in analysis.ops.items():
             analysis.constants[node] = op.constants(analysis.around(node, analysis.constants))
+    _want(analysis)
     needed = _needed(analysis)
     fixed = {node for node, op in analysis.ops.items() if isinstance(op, _Cuttable) and op.placed}
     candidates = [node for node in _placeable(analysis) if node not in fixed]
@@ -841,7 +860,7 @@ def _cut_layer(
     kept, index = present, None
     if op.groups == 1:
         # constants that come in anyway are read, so that training may change them
-        read = op.reads(own, present, given) | (present & (value != 0) & op._columns_used(own)[0])
+        read = op.reads(own, present, given) | (present & (value != 0) & op._columns_used(own & op.wanted)[0])
         read = _first(read, present)
         saved = int((present & ~read).sum() * own.sum()) * op.weight.shape[-1] * pixels[1]
         if saved and saved >= _SELECTION_PAYS * int(read.sum()) * pixels[0]:
@@ -855,6 +874,7 @@ def _cut_layer(
         )
         whole = op.weight[group]
         lost = np.einsum("oik,i->ok", whole[:, gone_here != 0], gone_here[gone_here != 0])[rows]
+        lost *= op.wanted.reshape(op.groups, -1)[group][rows][:, None]
         weights.append(whole[np.ix_(rows, columns)])
         merges.append(None)
         if op.padded and lost.any():  # one constant speaks for all
@@ -1168,7 +1188,7 @@ def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
         if node.target is F.dropout:
             model.add_module(node.name, nn.Dropout(node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)))
             with graph.inserting_before(node):
-                new = graph.call_module(node.name, (new,))
+                new = graph.create_node("call_module", node.name, (new,))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
 
@@ -1184,8 +1204,8 @@ def _from_graph(
     sequences: Sequence[str],
 ) -> fx.GraphModule:
     "A module that runs the graph; sequences stay sequences, so that `model.features[0]` is what it was"
-    graph.lint()
     module = fx.GraphModule(root, graph, "Network")
+    module.graph.lint()
     order = dict.fromkeys(str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_module")
     module._modules = OrderedDict((name, module._modules[name]) for name in order)
     for name in sorted(sequences, key=len, reverse=True):
@@ -1218,24 +1238,26 @@ def restore(
     report = getattr(compacted, "report", None)
     if not isinstance(report, CompactionReport):
         raise CompactionError("restore needs a network made by compact: its .report says where the weights belong")
+    trained = _materialise(_copy(compacted))
     with torch.no_grad():
-        for name, source in compacted.named_modules():
+        for name, source in trained.named_modules():
             try:
                 target = masked.get_submodule(name)
             except AttributeError:
                 raise CompactionError(f"the masked network has no module {name!r}: give the one compacted") from None
-            kept, added = report.kept.get(name), report.added.get(name, {})
             for key, tensor in [*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)]:
                 place = getattr(target, f"{key}_orig", getattr(target, key, None))
                 if place is None:  # the wiring, and biases that hold nothing but constants
                     continue
-                value = tensor.detach().clone()
-                if key in added:
-                    value -= torch.from_numpy(added[key]).to(value)
-                before = place.clone()
-                _write(place, value.to(place), kept, key, source, target)
+                value = tensor.detach().cpu()
+                if key in report.added.get(name, {}):
+                    value = value - torch.from_numpy(report.added[name][key]).to(value)
+                here, there = _origin(key, report.kept.get(name), source, target)
+                new = place.detach().cpu().clone()
+                new[there] = value[here].to(new)
                 if (mask := getattr(target, f"{key}_mask", None)) is not None:  # behind the mask nothing changes
-                    place.copy_(torch.where(mask.bool(), place, before))
+                    new = torch.where(mask.cpu().bool(), new, place.detach().cpu())
+                place.copy_(new)
         for module in masked.modules():
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, prune.BasePruningMethod):
@@ -1244,20 +1266,44 @@ def restore(
     return masked
 
 
-def _write(place, value, kept, key, source, target) -> None:
-    "Scatter one tensor to the channels it was taken from"
-    if kept is None or value.dim() == 0:
-        place.copy_(value)
-    elif key == "weight" and isinstance(source, _LAYERS):
-        rows, columns = (torch.from_numpy(channels).to(place.device) for channels in kept)
-        groups = getattr(target, "groups", 1)
-        group = torch.unique_consecutive(rows // (len(place) // groups), return_inverse=True)[1]
-        columns = columns.reshape(getattr(source, "groups", 1), -1)[group]  # (outputs, inputs of its group)
-        known = columns >= 0
-        rows = rows[:, None].expand_as(columns)
-        place[rows[known], (columns % place.shape[1])[known]] = value[known]
-    else:
-        place[torch.from_numpy(kept[0]).to(place.device)] = value
+def _origin(
+    key: str,  # name of a tensor of the module
+    kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
+    source: nn.Module,  # module of the compacted network
+    target: nn.Module,  # the same module of the given network
+) -> tuple:  # elements of the compacted tensor, and the elements of the given one that they come from
+    "Where the numbers of a compacted module come from"
+    if kept is None or getattr(source, key).dim() == 0:
+        return ..., ...
+    rows, columns = map(torch.from_numpy, kept)
+    if key != "weight" or not isinstance(source, _LAYERS):
+        return ..., rows
+    outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group
+    group = torch.unique_consecutive(rows // outputs, return_inverse=True)[1]
+    columns = columns.reshape(getattr(source, "groups", 1), -1)[group]  # (outputs, inputs of their group)
+    known = columns >= 0
+    return known, (rows[:, None].expand_as(columns)[known], (columns % inputs)[known])
+
+
+def carry_masks(
+    compacted: nn.Module,  # made by `compact` from `masked`; changed in place
+    masked: nn.Module,
+) -> nn.Module:  # `compacted`
+    """
+    Put back what is left of the masks: zeros inside the channels that were kept, as unstructured pruning leaves them.
+
+    Without it those zeros are ordinary weights, and training makes something of them again.
+    """
+    for name, kept in compacted.report.kept.items():
+        source, target = compacted.get_submodule(name), masked.get_submodule(name)
+        for key in ("weight", "bias"):
+            if (mask := getattr(target, f"{key}_mask", None)) is not None and getattr(source, key) is not None:
+                here, there = _origin(key, kept, source, target)
+                rest = torch.ones_like(getattr(source, key), device="cpu")
+                rest[here] = mask.cpu().to(rest)[there]
+                if not rest.all():
+                    prune.custom_from_mask(source, key, rest.to(mask))
+    return compacted
 
 
 def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport) -> None:

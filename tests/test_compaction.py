@@ -1,0 +1,620 @@
+"""Compaction on real architectures, golden numbers, faults, files."""
+
+import copy
+import json
+import warnings
+
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from pneumoprune.alexnet import size_mb
+from pneumoprune.compaction import (
+    CompactionError,
+    ProofWarning,
+    carry_masks,
+    compact,
+    compact_file,
+    load_network,
+    restore,
+    save_network,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
+
+
+def lively(model, seed=0):
+    "Biases and statistics as after training, so that nothing is zero or one by accident"
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.1)
+    return model
+
+
+def masked(model, amount=0.3, dim=1, kinds=(nn.Conv2d, nn.Linear)):
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    for layer in layers if dim == 1 else layers[:-1]:
+        prune.random_structured(layer, "weight", amount=amount, dim=dim)
+    return model
+
+
+def recipe(model):
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            prune.ln_structured(module, "weight", amount=0.2, n=2, dim=1)
+        elif isinstance(module, nn.Linear):
+            prune.ln_structured(module, "weight", amount=0.4, n=2, dim=1)
+    return model
+
+
+def outputs(model, x):
+    modes = {module: module.training for module in model.modules()}
+    with torch.no_grad():
+        result = model.eval()(x)
+    for module, mode in modes.items():
+        module.training = mode
+    return result
+
+
+def tiny(*layers):
+    torch.manual_seed(0)
+    return nn.Sequential(*layers)
+
+
+# --- the published recipe, in numbers
+
+
+def test_recipe_on_alexnet_of_1000_outputs():
+    torch.manual_seed(0)
+    model = recipe(torchvision.models.alexnet())
+    assert round(size_mb(model), 3) == 466.123
+    small = compact(model, torch.randn(1, 3, 224, 224))
+    report = small.report
+    assert report.mb[0] == size_mb(model) and report.mb[1] == size_mb(small) <= 91
+    assert report.difference <= 1e-12 and report.native_difference <= 1e-5
+    widths = report.layers.loc[
+        ["features.0", "features.3", "features.6", "features.8"], ["outputs_before", "outputs_after"]
+    ]
+    assert widths.to_numpy().tolist() == [[64, 51], [192, 154], [384, 307], [256, 205]]
+    widths = report.layers.loc[["classifier.1", "classifier.4", "classifier.6"], ["inputs_before", "inputs_after"]]
+    assert widths.to_numpy().tolist() == [[9216, 5530], [4096, 2458], [4096, 2458]]
+    assert type(small) is torchvision.models.AlexNet
+
+
+# --- the zoo
+
+ZOO = {
+    "alexnet": 64, "vgg11": 32, "vgg13_bn": 32, "squeezenet1_0": 64, "squeezenet1_1": 64, "resnet18": 64,
+    "resnet34": 32, "resnet50": 32, "mobilenet_v2": 32, "densenet121": 32, "googlenet": 32, "inception_v3": 75,
+    "mobilenet_v3_small": 32, "efficientnet_b0": 32, "mnasnet0_5": 32, "regnet_y_400mf": 32, "resnext50_32x4d": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo(name, dim):
+    settings = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name.startswith(("vgg", "alexnet")):
+        settings["dropout"] = 0.5
+    model = getattr(torchvision.models, name)(num_classes=5, **settings)
+    if name.startswith("vgg"):  # the same code, an eighth of the weights
+        model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 96), nn.Linear(96, 64)
+        model.classifier[6] = nn.Linear(64, 5)
+    model = masked(lively(model), dim=dim)
+    x = torch.randn(2, 3, ZOO[name], ZOO[name])
+    small = compact(model, x)
+    report = small.report
+    assert report.difference <= (1e-12 if dim == 1 else 1e-6)  # constants are rounded to float32 once
+    assert report.parameters[1] < 0.87 * report.parameters[0] and report.macs[1] < 0.9 * report.macs[0]
+    torch.testing.assert_close(outputs(small, x), outputs(model, x), rtol=1e-4, atol=1e-5)
+    assert type(small) is type(model)
+    assert {n for n, _ in small.named_parameters()} <= {n.removesuffix("_orig") for n, _ in model.named_parameters()}
+
+
+# --- what goes, and what has to stay
+
+
+def test_dim1_mask_kills_the_producer():
+    model = tiny(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 16, 2))
+    mask = torch.ones_like(model[2].weight)
+    mask[:, [1, 4, 5]] = 0
+    prune.custom_from_mask(model[2], "weight", mask)
+    small = compact(model, torch.randn(2, 3, 8, 8))
+    outs, ins = small.report.kept["0"]
+    assert outs.tolist() == [0, 2, 3, 6, 7] and ins.tolist() == [0, 1, 2]
+    assert torch.equal(small[0].weight, model[0].weight[[0, 2, 3, 6, 7]])
+    assert small[2].weight.shape == (4, 5, 3, 3)
+
+
+def test_constant_moves_into_the_next_bias():
+    model = tiny(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 3, bias=False), nn.Flatten())
+    model[0].weight.data[1] = 0
+    model[0].bias.data[1] = 0.7
+    small = compact(model, torch.randn(2, 1, 12, 12))
+    assert small[0].weight.shape == (2, 1, 3, 3)
+    torch.testing.assert_close(small[3].bias, 0.7 * model[3].weight[:, 1].sum((1, 2)))
+    assert not small[3].bias.requires_grad  # the given network had none to train
+
+
+def test_behind_zero_padding_one_constant_speaks_for_all():
+    model = tiny(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1), nn.Flatten())
+    model[0].weight.data[[1, 3, 4]] = 0
+    model[0].bias.data[[1, 3, 4]] = torch.tensor([0.5, 2.0, -1.0])  # the last one is cut off by ReLU: it leaves
+    small = compact(model.double(), torch.randn(2, 1, 7, 7).double(), atol=1e-12)
+    assert small[0].weight.shape[0] == 4
+    outs = small.report.kept["0"][0].tolist()
+    assert outs == [0, 2, 3, 5]
+
+
+def test_padded_depthwise_layers_keep_their_constants():
+    model = tiny(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.Flatten())
+    model[0].weight.data[:] = 0
+    model[0].bias.data[:] = 1.0
+    assert compact(model, torch.randn(2, 1, 5, 5))[0].weight.shape[0] == 3
+
+
+def test_batch_norm_takes_constants_off_its_mean_and_scales_of_zero_are_constants():
+    model = lively(tiny(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False),
+                        nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten()))  # fmt: skip
+    model[1].weight.data[2], model[1].bias.data[2] = 0, 1.5
+    small = compact(model.double(), torch.randn(2, 2, 9, 9).double(), atol=1e-12)
+    assert small[1].num_features == 3 and small[3].bias is None
+    assert not torch.equal(small[4].running_mean, model[4].running_mean)
+    # batch statistics, too, are those of the given network
+    x = torch.randn(4, 2, 9, 9).double()
+    torch.testing.assert_close(small.train()(x), copy.deepcopy(model).train()(x))
+
+
+def test_residual_branches_are_placed_among_constants():
+    model = masked(lively(torchvision.models.resnet18(num_classes=3)), 0.5, dim=0)
+    small = compact(model, torch.randn(2, 3, 32, 32))
+    wired = [m for m in small.modules() if getattr(m, "place", None) is not None]
+    assert wired and all(type(m).__name__ == "WiredBatchNorm2d" for m in wired)
+    assert len(small.layer1[0].conv2.weight) == 32
+
+
+def test_single_dead_columns_are_left_out_only_where_it_pays():
+    model = tiny(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 40))
+    mask = torch.ones_like(model[2].weight)
+    mask[:, ::3] = 0
+    prune.custom_from_mask(model[2], "weight", mask)
+    small = compact(model, torch.randn(2, 1, 8, 8))
+    assert small[2].weight.shape == (40, 96) and small[2].in_features == 144 and len(small[2].index) == 96
+    model[2] = nn.Linear(4 * 36, 2)
+    model[2].weight.data[:, 5] = 0  # one column of two weights: copying the other 143 costs more
+    assert compact(model, torch.randn(2, 1, 8, 8))[2].weight.shape == (2, 144)
+
+
+@pytest.mark.parametrize("position", [0, 2, 5])
+def test_a_layer_emptied_entirely(position):
+    model = tiny(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+    prune.custom_from_mask(model[position], "weight", torch.zeros_like(model[position].weight))
+    with pytest.warns(ProofWarning, match="proves nothing"):
+        small = compact(model.double(), torch.randn(2, 3, 8, 8).double(), atol=1e-12)
+    assert len(small[0].weight) == len(small[2].weight) == 1 and len(small[5].weight) == 3
+
+
+def test_shared_and_tied_layers_stay_as_they_are():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            return self.c(self.b(torch.relu(self.b(torch.relu(self.a(x)))))).mean([2, 3])
+
+    torch.manual_seed(0)
+    model = masked(Twice(), 0.5)
+    small = compact(model, torch.randn(2, 3, 6, 6))
+    assert small.b.weight.shape == (6, 6, 3, 3) and small.report.difference < 1e-12
+    tied = tiny(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    tied[0].weight.data[:, :3] = 0
+    tied[2].weight = tied[0].weight
+    small = compact(tied, torch.randn(3, 6))
+    assert small[2].weight is small[0].weight
+
+
+def test_numbers_of_channels_in_the_code_are_rewritten():
+    class View(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 2)
+
+        def forward(self, x):
+            x = F.dropout(F.relu(self.conv(x)), 0.5, self.training)
+            return self.fc(x.view(-1, 8 * 36))
+
+    torch.manual_seed(0)
+    model = View().train()
+    model.fc.weight.data.reshape(2, 8, 36)[:, [0, 3]] = 0
+    x = torch.randn(4, 3, 8, 8)
+    small = compact(model, x)
+    assert small.conv.weight.shape[0] == 6 and small.training
+    assert not torch.equal(small(x), small(x))  # dropout works
+    torch.testing.assert_close(outputs(small, x), outputs(model, x))
+
+
+def test_in_place_operations_change_what_others_read():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            y = self.b(F.relu_(x))
+            y += x  # x after relu_
+            return self.c(y).mean([2, 3])
+
+    torch.manual_seed(0)
+    model = InPlace()
+    model.a.weight.data[::2] = 0
+    model.a.bias.data[::2] = -1.0
+    model.b.weight.data[1] = 0
+    assert compact(model, torch.randn(2, 3, 6, 6)).report.difference < 1e-7
+
+
+def test_inputs_of_one_and_three_axes_and_several_of_them():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv1d(2, 6, 3), nn.Linear(5, 4), nn.Linear(10, 3)
+
+        def forward(self, x, y):
+            x = F.adaptive_avg_pool1d(torch.tanh(self.a(x)), 1).squeeze(-1)
+            return {"scores": self.c(torch.cat([x, torch.relu(self.b(y))], dim=-1)), "shape": x.shape[0]}
+
+    torch.manual_seed(0)
+    model = Two()
+    model.c.weight.data[:, [1, 2, 7]] = 0
+    small = compact(model, (torch.randn(3, 2, 9), torch.randn(3, 5)))
+    assert len(small.a.weight) == 4 and len(small.b.weight) == 3
+    volume = tiny(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+                  nn.Linear(4, 2))  # fmt: skip
+    volume[5].weight.data[:, 2] = 0
+    assert len(compact(volume, torch.randn(2, 1, 4, 5, 6))[0].weight) == 3
+
+
+# --- the given network is left as it was
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_mode_dtype_and_values(dtype):
+    model = masked(tiny(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)), dim=1)
+    model.to(dtype).train()
+    model[1].eval()  # as in fine-tuning with frozen statistics
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    small = compact(model, torch.randn(2, 3, 8, 8))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training and not model[1].training and small.training and not small[1].training
+    assert {p.dtype for p in small.parameters()} == {dtype}
+    assert len(list(model.buffers())) == len(before) - len(list(model.parameters()))
+    del rng
+
+
+def test_parametrizations_and_masks_become_weights():
+    model = tiny(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4 * 16, 2))
+    parametrizations.weight_norm(model[0])
+    masked(model[2], 0.5)
+    model[0](torch.randn(1, 1, 8, 8))
+    small = compact(model, torch.randn(2, 1, 8, 8))
+    assert len(small[0].weight) == 2 and not hasattr(small[0], "parametrizations")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    model = masked(lively(torchvision.models.resnet18(num_classes=3)), dim=0).cuda()
+    small = compact(model, torch.randn(2, 3, 32, 32).cuda())
+    assert {t.device.type for t in small.state_dict().values()} == {"cuda"}
+
+
+# --- faults
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return self.inner(x) if x.sum() > 0 else x
+
+
+class Wild(nn.Module):
+    def forward(self, x):
+        return torch.flip(x, [1])
+
+
+@pytest.mark.parametrize("part, words", [(Branching(), "module '2' .Branching. cannot be traced"), (Wild(), "flip")])
+def test_unknown_parts_are_named_or_left_alone(part, words):
+    model = tiny(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3), part, nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1), nn.Flatten())
+    model[1].weight.data[:, 3] = 0
+    model[1].weight.data[2] = 0
+    model[4].weight.data[:, 5] = 0
+    with pytest.raises(CompactionError, match=words):
+        compact(model, torch.randn(3, 1, 8, 8))
+    small = compact(model, torch.randn(3, 1, 8, 8), strict=False)
+    assert [len(small[i].weight) for i in (0, 1, 3)] == [7, 4, 5] and small.report.difference < 1e-12
+
+
+def test_a_network_that_cannot_be_traced_at_all():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(x) if x.sum() > 0 else x
+
+    with pytest.raises(CompactionError, match="cannot be traced"):
+        compact(Whole(), torch.randn(2, 4))
+
+
+def test_random_networks_fail_the_proof():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(F.dropout(x))  # training=True by default: the usual mistake
+
+    with pytest.raises(CompactionError, match="random in eval mode"):
+        compact(Noisy(), torch.randn(2, 4))
+
+
+def test_hooks_that_change_outputs_fail_the_proof():
+    model = tiny(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[0].weight.data[1], model[0].bias.data[1] = 0, 0
+    model[0].register_forward_hook(lambda module, args, out: out + 1)
+    with pytest.raises(CompactionError, match="hooks"):
+        compact(model, torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("example", [torch.zeros(2, 3, dtype=torch.long), torch.zeros(3), torch.zeros(0, 4), ()])
+def test_example_input_must_be_a_batch(example):
+    with pytest.raises(CompactionError, match="example_input"):
+        compact(nn.Linear(4, 2), example)
+
+
+def test_a_proof_that_proves_nothing_warns():
+    model = tiny(nn.Linear(4, 3))
+    model[0].bias.data[1] = 1e6
+    with pytest.warns(ProofWarning, match="one class"):
+        compact(model, torch.randn(3, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProofWarning)
+        compact(tiny(nn.Linear(4, 3)), torch.randn(64, 4))
+
+
+# --- training the compacted network is training the masked one
+
+
+@pytest.mark.parametrize("momentum, decay", [(0.0, 0.0), (0.9, 0.0), (0.9, 5e-4)])
+def test_training_steps_agree(momentum, decay):
+    from pneumoprune.alexnet import narrow_alexnet
+
+    torch.manual_seed(0)
+    model = recipe(narrow_alexnet((8, 12, 16, 12, 8), (32, 24), outputs=2, dropout=0.0)).double()
+    x, y = torch.randn(6, 3, 64, 64).double(), torch.tensor([0, 1, 0, 1, 1, 0])
+    small = compact(model, x)
+    with torch.no_grad():
+        model(x)  # computed weights without history can be copied
+    untrained = copy.deepcopy(model)
+    for network in (model, small):
+        network.train()
+        optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=momentum, weight_decay=decay)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    again = restore(small, copy.deepcopy(untrained))
+    torch.testing.assert_close(outputs(again, x), outputs(model, x), rtol=1e-10, atol=1e-12)
+    for (name, trained), restored in zip(model.named_parameters(), again.parameters()):
+        layer = name.rpartition(".")[0]
+        rows, columns = (torch.from_numpy(kept) for kept in small.report.kept[layer])
+        pick = (lambda t: t[rows]) if trained.dim() == 1 else (lambda t: t[rows][:, columns])  # noqa: B023
+        torch.testing.assert_close(pick(restored), pick(trained), rtol=1e-10, atol=1e-12)
+
+
+def test_batch_norm_and_residuals_train_alike():
+    model = masked(lively(torchvision.models.resnet18(num_classes=2))).double().train()
+    x, y = torch.randn(4, 3, 32, 32).double(), torch.tensor([0, 1, 1, 0])
+    small = carry_masks(compact(model, x), model)
+    for network in (model, small):
+        optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    torch.testing.assert_close(outputs(small, x), outputs(model, x), rtol=1e-9, atol=1e-9)
+
+
+def test_restore_refuses_what_does_not_fit():
+    model = masked(tiny(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
+    with pytest.raises(CompactionError, match="made by compact"):
+        restore(nn.Linear(4, 2), model)
+    small = compact(model, torch.randn(8, 4))
+    with pytest.raises(CompactionError, match="no module"):
+        restore(small, nn.Sequential(nn.Linear(4, 6)))
+
+
+def test_restore_notices_constants_that_training_moved():
+    model = tiny(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1), nn.Flatten()).double()
+    model[0].weight.data[[1, 3]], model[0].bias.data[[1, 3]] = 0, 1.0
+    small = compact(model, torch.randn(8, 1, 5, 5).double())
+    restore(small, model)
+    with torch.no_grad():
+        small[0].bias += 0.5  # among them the one that speaks for both
+    with pytest.raises(CompactionError, match="took for constant"):
+        restore(small, model)
+
+
+# --- files
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = masked(lively(torchvision.models.resnet18(num_classes=3)), dim=0)
+    small = compact(model, torch.randn(2, 3, 32, 32))
+    save_network(small, tmp_path / "small.safetensors", threshold=0.4, note="Größe")
+    return small, tmp_path / "small.safetensors"
+
+
+def rewritten(path, change):
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    description = json.loads(metadata["pneumoprune"])
+    change(description, tensors)
+    save_file(tensors, path, {"pneumoprune": json.dumps(description)})
+    return path
+
+
+def test_saved_networks_come_back(saved):
+    small, path = saved
+    loaded = load_network(path)
+    x = torch.randn(3, 3, 32, 32)
+    assert torch.equal(outputs(loaded, x), outputs(small, x))
+    assert loaded.metadata == {"threshold": "0.4", "note": "Größe"} and not loaded.training
+    assert loaded.state_dict().keys() == small.state_dict().keys()
+    assert isinstance(loaded.layer1, nn.Sequential)
+    again = compact(loaded, x)
+    assert again.report.parameters[0] == again.report.parameters[1]
+
+
+def test_loading_needs_neither_torchvision_nor_masks(saved, tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, torch; from pneumoprune.compaction import load_network; "
+        f"net = load_network({str(saved[1])!r}); "
+        "print(type(net).__mro__[1].__module__, net(torch.zeros(1, 3, 32, 32)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch.fx" in done.stdout and "[1, 3]" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "mobilenet_v3_small", "efficientnet_b0"])
+def test_zoo_in_files(name, tmp_path):
+    model = masked(lively(getattr(torchvision.models, name)(num_classes=3)))
+    x = torch.randn(2, 3, 32, 32)
+    small = compact(model, x)
+    save_network(small, tmp_path / "n.safetensors")
+    assert torch.equal(outputs(load_network(tmp_path / "n.safetensors"), x), outputs(small, x))
+
+
+def test_files_that_are_no_networks(saved, tmp_path):
+    path = saved[1]
+    whole = path.read_bytes()
+    for name, content, words in [
+        ("half", whole[: len(whole) // 2], "damaged"),
+        ("text", b"weights, honestly", "damaged"),
+        ("empty", b"", "damaged"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CompactionError, match=words) as caught:
+            load_network(tmp_path / name)
+        assert name in str(caught.value)
+    with pytest.raises(CompactionError, match="is missing"):
+        load_network(tmp_path / "nowhere.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(CompactionError, match="no architecture"):
+        load_network(tmp_path / "bare.safetensors")
+
+
+def test_descriptions_that_lie(saved):
+    path = saved[1]
+
+    def check(change, words="no network that this version knows"):
+        original = path.read_bytes()
+        with pytest.raises(CompactionError, match=words):
+            load_network(rewritten(path, change))
+        path.write_bytes(original)
+
+    def node(index, place, value):
+        return lambda description, tensors: description["nodes"][index].__setitem__(place, value)
+
+    check(lambda d, t: d.update(format=99), "update pneumoprune")
+    check(lambda d, t: d.pop("nodes"))
+    check(lambda d, t: d["modules"]["conv1"].update(kind="Embedding"))
+    check(lambda d, t: d["modules"]["conv1"].update(kernel_size=5), "no network")
+    check(lambda d, t: t.pop("conv1.weight"))
+    check(node(1, 2, "os.system"))
+    check(node(0, 0, "x): import os #"))
+    check(node(0, 2, "x=__import__('os').getcwd()"))
+    ask = ["ask", "call_function", "builtins.getattr", [{"node": "x"}, "__class__"], {"dict": {}}]
+    check(lambda d, t: d["nodes"].append(ask))
+    check(lambda d, t: d["nodes"].append(["share", "call_method", "share_memory_", [{"node": "x"}], {"dict": {}}]))
+    check(lambda d, t: d["nodes"][2][4].update(dict={"a=1, b": 2}))
+
+
+def test_networks_that_are_not_data_are_not_saved(tmp_path):
+    with pytest.raises(CompactionError, match="cannot be traced"):
+        save_network(nn.Sequential(Branching()), tmp_path / "n.safetensors")
+    with pytest.raises(CompactionError, match="Embedding"):
+        save_network(nn.Sequential(nn.Embedding(3, 4)), tmp_path / "n.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_to_onnx_and_torch_export(saved, tmp_path):
+    small, path = saved
+    x = torch.randn(2, 3, 32, 32)
+    for model in (small.eval(), load_network(path)):
+        exported = torch.export.export(model, (x,))
+        torch.testing.assert_close(exported.module()(x), outputs(model, x))
+    torch.onnx.export(model, (x,), tmp_path / "n.onnx", dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "n.onnx")
+    one = torch.randn(5, 3, 32, 32)
+    found = session.run(None, {session.get_inputs()[0].name: one.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), outputs(model, one), rtol=1e-3, atol=1e-4)
+
+
+def test_files_from_elsewhere(tmp_path):
+    model = masked(lively(torchvision.models.squeezenet1_1(num_classes=4)))
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "masked.pt")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "masked.safetensors")
+    x = torch.randn(2, 3, 64, 64)
+    for name in ("masked.pt", "masked.safetensors"):
+        report = compact_file(tmp_path / name, "squeezenet1_1", tmp_path / "small.safetensors", size=64)
+        assert report.mb[0] == size_mb(model) and report.parameters[1] < 0.6 * report.parameters[0]
+        small = load_network(tmp_path / "small.safetensors")
+        torch.testing.assert_close(outputs(small, x), outputs(model, x))
+        assert small.metadata == {"arch": "squeezenet1_1", "source": name}
+
+
+def test_files_from_elsewhere_that_do_not_fit(tmp_path):
+    model = torchvision.models.squeezenet1_1(num_classes=4)
+    torch.save(model, tmp_path / "whole.pt")
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, arch, words in [
+        ("whole.pt", "squeezenet1_1", "state_dict"),
+        ("list.pt", "squeezenet1_1", "no state_dict"),
+        ("state.pt", "squeezenet11", "did you mean"),
+        ("state.pt", "resnet18", "no weights of resnet18"),
+        ("nowhere.pt", "resnet18", "is missing"),
+    ]:
+        with pytest.raises(CompactionError, match=words):
+            compact_file(tmp_path / name, arch, tmp_path / "out.safetensors", size=64)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_report_reads():
+    small = compact(masked(tiny(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 2))), torch.randn(8, 40))
+    text = str(small.report)
+    assert "parameters" in text and "float64" in text and "60" in text
+    assert list(small.report.summary.columns) == ["before", "after", "ratio"]
+    assert small.report.layers.index.name == "layer" and "<table" in small.report._repr_html_()
+    assert copy.deepcopy(small).report.parameters == small.report.parameters
