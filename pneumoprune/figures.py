@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'METRIC_NAMES', 'FigureError', 'RunLike', 'simulated_run', 'number',
-           'significant', 'interval', 'p_value', 'trained', 'curves', 'roughness', 'curve_noise', 'confusion_matrices',
-           'roc_and_pr', 'calibration', 'latency_plot', 'sizes', 'channels', 'sensitivity_map', 'widths', 'tradeoff',
-           'forest', 'kinds', 'scores', 'failures_by_kind', 'confident_errors', 'flow', 'data_table',
-           'comparison_table', 'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'sizes_table',
-           'channels_table', 'latency_table', 'noninferiority_table', 'same_decisions', 'reproduce_table']
+           'significant', 'interval', 'scientific', 'p_value', 'trained', 'curves', 'roughness', 'curve_noise',
+           'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot', 'sizes', 'channels', 'sensitivity_map',
+           'widths', 'tradeoff', 'forest', 'kinds', 'scores', 'failures_by_kind', 'confident_errors', 'flow',
+           'data_table', 'comparison_table', 'times_smaller', 'times_faster', 'headline_table', 'metrics_table',
+           'sizes_table', 'channels_table', 'latency_table', 'noninferiority_table', 'same_decisions',
+           'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -115,7 +116,7 @@ def _simulated_predictions(rng, models, counts) -> pd.DataFrame:
                 columns[model] = np.clip(columns["masked"] + 1e-8 * rng.normal(size=len(label)), 0, 1)
         frames.append(pd.DataFrame(columns))
         if split == "val":  # the same pictures, taken elsewhere
-            for shift in ("exposure", "noise"):
+            for shift in ("exposure", "noise", "crop")[: int(rng.integers(1, 4))]:
                 blurred = {model: columns[model] ** rng.uniform(0.8, 1.25) for model in models if model != "compacted"}
                 blurred |= {"compacted": blurred["masked"]} if "compacted" in models else {}
                 frames.append(pd.DataFrame(columns | blurred | {"split": f"val-{shift}"}))
@@ -193,23 +194,24 @@ def simulated_run(
 ) -> RunLike:
     "A run that never happened, of the form a real one has: for examples and tests, never for results"
     rng = np.random.default_rng(seed)
-    models, epochs, rounds = [name for name in MODELS if name in models], 20 + seed % 7, 4
+    models, epochs, rounds = [name for name in MODELS if name in models], 20 + seed % 7, 3 + seed % 3
     counts = {"train": (300, 700), "val": (54, 118), "test": (70, 120)}
     counts = {s: {"NORMAL": a + int(rng.integers(1, 20)), "PNEUMONIA": b + int(rng.integers(1, 20))} for s, (a, b) in counts.items()}
     predictions = _simulated_predictions(rng, models, {s: counts[s] for s in ("val", "test")})
-    summary = _simulated_summary(rng, predictions, models, resamples=200)
+    summary = _simulated_summary(rng, predictions, models, resamples=200 + seed)
     times, whole = _simulated_times(rng, models, sum(counts["test"].values()))
     one = times[times["threads"] == 1].groupby(["model", "batch"])["milliseconds"].median()
     for name in models:
         summary["models"][name]["latency_ms"] = {f"batch {b}": ms for b, ms in one[name].items()}
         summary["models"][name]["inference_s"] = whole[whole["model"] == name]["seconds"].median()
+    size = 192 + 32 * (seed % 3)
     train = {"epochs": epochs, "batch_size": 128, "lr": 3e-4, "seed": seed}
     patients = {s: int(sum(c.values()) * rng.uniform(0.4, 0.6)) for s, c in counts.items()}
     info = {
-        "settings": {"size": 224, "seed": seed, "limit": None, "validation": 0.15, "rounds": rounds, "kind": "geometric",
-                     "original": train, "masked": train, "resamples": 200, "repeats": 9},
+        "settings": {"size": size, "seed": seed, "limit": None, "validation": 0.15, "rounds": rounds, "kind": "geometric",
+                     "original": train, "masked": train, "resamples": 200 + seed, "repeats": 9},
         "data": {"name": "phantoms" if synthetic else "chest_xray.zip", "fingerprint": f"{rng.integers(2**62):064x}",
-                 "synthetic": synthetic, "size": 224, "images": sum(sum(c.values()) for c in counts.values()),
+                 "synthetic": synthetic, "size": size, "images": sum(sum(c.values()) for c in counts.values()),
                  "counts": counts, "patients": patients,
                  "duplicate_groups": {s: int(rng.integers(9)) for s in counts}, "unreadable": []},
         "cpu": "a processor that was simulated", "threads": 1, "system": "Linux",
@@ -229,7 +231,7 @@ def simulated_run(
         summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
     pruned = _simulated_pruning(rng, rounds) if "masked" in models else pd.DataFrame()
     history = _simulated_history(rng, models, epochs, rounds)
-    amounts = np.array([0.0, 0.2, 0.4, 0.6, 0.8])
+    amounts = np.array([0.0, 0.2, 0.4, 0.6, 0.8 + 0.05 * (seed % 3)]).round(2)
     minds = pd.DataFrame([(layer, a, 0.99 - a**3 * rng.uniform(0, 0.4)) for layer in _LAYERS for a in amounts],
                          columns=["layer", "amount", "auc"])
     compacted = _simulated_compaction(pruned) if "compacted" in models else pd.DataFrame()
@@ -293,6 +295,18 @@ def interval(
     "`value [low, high]`"
     value, low, high = (number(v, digits, signed=signed, lang=lang) for v in triple)
     return f"{value} [{low}{';' if lang == 'ru' else ','} {high}]"
+
+
+def scientific(
+    value: float,  # what to print, 0 or more
+    *,
+    lang: str = "en",  # 'en' or 'ru'
+) -> str:
+    "A very small number as a formula: `$1.2\\cdot10^{-7}$`"
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"${digits.replace('.', '{,}') if lang == 'ru' else digits}\\cdot10^{{{int(exponent)}}}$"
 
 
 def p_value(
