@@ -63,7 +63,7 @@ class LabSettings:
     kind: str = "geometric"  # schedule of the prunings; "geometric" is the recipe iterated
     original: TrainSettings = field(default_factory=TrainSettings)
     masked: TrainSettings = field(  # fine-tuning; its epochs are those of all rounds together
-        default_factory=lambda: TrainSettings(lr=1e-4, progression=((0.6, 5 / 7), (0.4, 1.0)), restart=None)
+        default_factory=lambda: TrainSettings(progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None)
     )
     sensitivity: tuple = (0.2, 0.4, 0.6, 0.8)  # amounts by which each layer alone is pruned
     resamples: int = 2000  # bootstrap draws of every interval
