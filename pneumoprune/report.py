@@ -449,7 +449,7 @@ def _float(label: str, caption: list, body: list) -> dict:
     return element("Div", [attributes(label, ["float"]), [caption, *body]])
 
 
-NUMBER = re.compile(r"^[\s\d.,+−–%±×()\[\]/e²³-]*\d[\s\d.,+−–%±×()\[\]/e²³-]*(MB|ms|s|M|k|%|×)?$|^(nan|—|–|-|)$", re.I)
+NUMBER = re.compile(r"^[\s\d.,;+−–%±×÷·()\[\]/e²³-]*\d[\s\d.,;+−–%±×÷·()\[\]/e²³-]*(MB|ms|s|M|k|%|×)?$|^(nan|—|–|-|)$", re.I)
 
 
 def align_columns(table: dict) -> None:

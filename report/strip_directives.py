@@ -94,18 +94,42 @@ def shorten(text):
     return [line + "\n" for line in lines]
 
 
+def tidy_table(html):
+    """An HTML table fit for print: no caption of its own, pandas' second header row (which only names the index) moved
+    into the empty corner of the first, and no cell that Typst would take for a heading or a list (`= used`)"""
+    html = re.sub(r"<caption\b.*?</caption>", "", html, flags=re.S)
+    html = re.sub(r"(<t[hd]\b[^>]*>\s*)([=+/-]+\s)", "\\1\u2060\\2", html)
+    head = re.search(r"<thead>(.*?)</thead>", html, re.S)
+    rows = re.findall(r"<tr\b.*?</tr>", head.group(1), re.S) if head else []
+    if len(rows) != 2:
+        return html
+    first, second = (re.findall(r"<th\b[^>]*>(.*?)</th>", row, re.S) for row in rows)
+    empty = {"", "&nbsp;"}
+    if len(first) == len(second) and first[0].strip() in empty and {text.strip() for text in second[1:]} <= empty:
+        corner = re.sub(r"(<th\b[^>]*>).*?(</th>)", lambda m: m[1] + second[0] + m[2], rows[0], count=1, flags=re.S)
+        html = html.replace(rows[1], "").replace(rows[0], corner)
+    return html
+
+
 def visible_outputs(outputs):
-    "Outputs without stderr, printed text shortened, tables without a second caption"
-    kept = []
+    "Outputs without stderr, what was printed in one piece and shortened, tables fit for print"
+    kept, printed = [], None
     for output in outputs:
         if output["output_type"] == "stream":
             if output["name"] == "stderr":
                 continue
-            output["text"] = shorten("".join(output["text"]))
-        elif "text/html" in output.get("data", {}):
-            html = "".join(output["data"]["text/html"])
-            output["data"]["text/html"] = re.sub(r"<caption\b.*?</caption>", "", html, flags=re.S)
+            if printed is not None:  # a kernel hands over what is printed in several pieces
+                printed["text"] = "".join(printed["text"]) + "".join(output["text"])
+                continue
+            printed = output
+        else:
+            printed = None
+            if "text/html" in output.get("data", {}):
+                output["data"]["text/html"] = tidy_table("".join(output["data"]["text/html"]))
         kept.append(output)
+    for output in kept:
+        if output["output_type"] == "stream":
+            output["text"] = shorten("".join(output["text"]))
     return kept
 
 

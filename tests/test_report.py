@@ -253,11 +253,7 @@ def test_filter_is_a_program_of_its_own():
         new_code_cell("bar()", outputs=[new_output("stream", name="stdout", text="10 %\r50 %\r100 %\n")]),
         new_markdown_cell("a\nb"),
     ]
-    program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
-    done = subprocess.run(
-        program, input=nbformat.writes(new_notebook(cells=cells)), capture_output=True, text=True, check=True
-    )
-    kept = json.loads(done.stdout)["cells"]
+    kept = filtered(cells)
     assert [cell["source"] for cell in kept] == [
         ["#| label: fig-a\n", "#| echo: false\n", "y = '''\n", "#| hide\n", "'''"],
         ["#| echo: false\n", "z"],
@@ -272,12 +268,8 @@ def test_exported_code_is_abridged():
     public = helper.replace("_helper", "public")
     bare = "@decorated\n" + helper.replace("    'What it does'\n", "").replace("_helper", "_bare")
     source = f"#| export\nimport os\nfrom a import (\n    b,\n)\n\n\n{helper}\n\n{public}\n\n{bare}"
-    notebook = new_notebook(
-        cells=[new_code_cell("#| default_exp part"), new_code_cell(source), new_code_cell("#| export\nimport sys")]
-    )
-    program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
-    done = subprocess.run(program, input=nbformat.writes(notebook), capture_output=True, text=True, check=True)
-    [cell] = json.loads(done.stdout)["cells"]  # a cell of imports alone is gone
+    cells = [new_code_cell("#| default_exp part"), new_code_cell(source), new_code_cell("#| export\nimport sys")]
+    [cell] = filtered(cells)  # a cell of imports alone is gone
     remark = "    # … 20 more lines in pneumoprune/part.py\n"
     expected = f"def _helper(x):\n    'What it does'\n{remark}\n{public}\n@decorated\ndef _bare(x):\n{remark}"
     assert "".join(cell["source"]).strip() == expected.strip()
@@ -338,7 +330,61 @@ def test_quarto_makes_the_same_book(book, text, tmp_path):
     assert (tmp_path / "quarto" / "index.html").is_file()
 
 
-def test_profiles_list_chapters_that_exist():
+def filtered(cells: list) -> list:
+    "Cells after the report's filter for notebooks"
+    program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
+    text = nbformat.writes(new_notebook(cells=cells))
+    done = subprocess.run(program, input=text, capture_output=True, encoding="utf-8", check=True)
+    return json.loads(done.stdout)["cells"]
+
+
+def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
+    frame = pd.DataFrame({"n": [1]}, index=pd.Index(["= used"], name="step"))
+    pieces = [new_output("stream", name="stdout", text=text) for text in ("a\n", "b\n")]
+    cells = filtered(
+        [
+            new_code_cell("x", outputs=pieces),
+            new_code_cell("x", outputs=shown(html=frame.to_html())),
+            new_code_cell("x", outputs=shown(html=frame.style.set_caption("own").to_html())),
+            new_code_cell("x", outputs=shown(html=FRAME.T.to_html())),
+        ]
+    )
+    assert [output["text"] for output in cells[0]["outputs"]] == [["a\n", "b\n"]]
+    for cell in cells[1:3]:
+        html = cell["outputs"][0]["data"]["text/html"]
+        head = html.split("<thead>")[1].split("</thead>")[0]
+        assert head.count("<tr") == 1 and re.findall(r"<th[^>]*>(.*?)</th>", head) == ["step", "n"]
+        assert "\u2060= used" in html and "own" not in html
+    assert cells[3]["outputs"][0]["data"]["text/html"] == FRAME.T.to_html()
+
+
+@pytest.mark.parametrize("lang", ["en", "ru"])
+def test_the_committed_book_renders(lang, tmp_path):
+    "Every labelled figure and table of the chapters, as saved, is numbered in the PDF, and nothing leaks"
+    book = read_book(ROOT, lang)
+    labels = []
+    for name in book.chapters[1:]:
+        for cell in nbformat.read(ROOT / name, as_version=4).cells:
+            pattern = r"(?m)^#\| label: (fig|tbl)-" if cell.cell_type == "code" else r"\{#(fig|tbl)-"
+            top = cell.source if cell.cell_type == "markdown" else re.match(r"(#.*\n?)*", cell.source)[0]
+            labels += re.findall(pattern, top)
+    pdf = render_report(None, tmp_path / "book.pdf", lang=lang, engine="pandoc")
+    reader = PdfReader(pdf)
+    text = text_of(reader)
+    for kind in ("fig", "tbl"):
+        captions = re.findall(rf"{WORDS[lang][kind]} ((?:\d+\.)?\d+){re.escape(WORDS[lang]['stop'])} ", text)
+        assert len(set(captions)) >= labels.count(kind) > 0
+    chapters = [entry for entry in reader.outline if not isinstance(entry, list)]
+    starts = [reader.get_destination_page_number(entry) for entry in chapters] + [len(reader.pages)]
+    for entry, start, end in zip(chapters, starts, starts[1:]):
+        if not entry["/Title"].endswith("The report"):  # whose code speaks of such marks
+            pages = text_of(reader, slice(start + 1, end))
+            assert not [leak for leak in ("?@", ":::", "@fig-", "@tbl-", "@sec-", "#| ") if leak in pages]
+    assert min(len(page.extract_text()) for page in reader.pages) > 60  # no empty page
+
+
+def test_every_notebook_is_a_chapter():
     assert find_book() == ROOT
-    for lang in ("en", "ru"):
-        assert read_book(ROOT, lang).chapters[0] == "index.qmd"
+    listed = {name for lang in ("en", "ru") for name in read_book(ROOT, lang).chapters}
+    notebooks = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    assert listed == {"index.qmd"} | {p.relative_to(ROOT).as_posix() for p in notebooks}
