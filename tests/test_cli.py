@@ -37,7 +37,7 @@ def archive(folder, classes=("NORMAL", "PNEUMONIA"), patients=24):
 
 def refused(done, *words):
     assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr and done.stderr.startswith("pneumoprune: ")
+    assert "Traceback" not in done.stderr and "\npneumoprune: " in "\n" + done.stderr, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
 
 
