@@ -65,7 +65,7 @@ def outputs(folders):
 def numbers(text: str) -> list[str]:
     "Numbers of a text but for list markers, names of networks, link targets and what is constant by nature"
     text = re.sub(r"(?m)^\d+\. ", "", text)
-    text = re.sub(r"slim-int8|\]\([^)]*\)|batch \d+|95 %|95 %-й|1000 outputs|`[^`]*`", "", text)
+    text = re.sub(r"slim-int8|float64|\]\([^)]*\)|batch \d+|95 %|95 %-й|1000 outputs|`[^`]*`", "", text)
     return re.findall(r"\$[^$]+\$|\d(?:[\d,.\u00a0]*\d)?", text)  # a power of ten is one number
 
 
@@ -94,7 +94,7 @@ def test_another_run_changes_every_number_of_every_sentence(lang, outputs):
         for place in zip(*found):
             checked += 1
             assert len(set(place)) > 1 or place[0] in constant, f"cell {number}: {place[0]} in every run:\n{texts[0]}"
-    assert sentences >= 9 and checked > 60
+    assert sentences >= 8 and checked >= 40
 
 
 @pytest.mark.parametrize("lang", CHAPTERS)
