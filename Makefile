@@ -44,6 +44,7 @@ readme: .venv/installed
 # the marker is younger than the package metadata once everything is installed
 .venv/installed: settings.ini setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv: about 6 GB with PyTorch, some minutes"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
