@@ -574,7 +574,7 @@ def calibration(
         ax.title.set_fontsize(9)
         _numbers(ax.xaxis, lang)
         _numbers(ax.yaxis, lang)
-    figure.supxlabel(_say("predicted probability of pneumonia", lang), fontsize=9)
+    axes[-1, 0].set_xlabel(_say("predicted probability of pneumonia", lang), loc="left")
     figure.supylabel(_say("observed share of pneumonia", lang), fontsize=9)
     return figure
 
