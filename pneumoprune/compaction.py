@@ -1031,6 +1031,7 @@ class CompactionReport:
     inputs_checked: int  # inputs of the comparison
     kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
     added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
+    constants: tuple[str, ...]  # modules that took constants over: what was trained in the given network is frozen there
     shapes: tuple[tuple[int, ...], ...] = field(repr=False)  # of the example's inputs, the batch left out
 
     @property
@@ -1051,6 +1052,8 @@ class CompactionReport:
             before_in, before_out, after_in, after_out = row[list(widths)]
             if (before_in, before_out) != (after_in, after_out):
                 lines.append(f"  {name}: {before_in} -> {before_out} channels became {after_in} -> {after_out}")
+        if self.constants:
+            lines.append(f"constant channels went into {', '.join(self.constants)}")
         lines.append(
             f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
             f"{self.native_difference:.1e} in the network's own precision"
@@ -1172,6 +1175,7 @@ def compact(
         inputs_checked=len(probes[0]),
         kept={name: (cut.outputs, cut.inputs) for name, cut in cuts.items()},
         added={name: added for name, cut in cuts.items() if (added := cut.added())},
+        constants=tuple(name for name, cut in cuts.items() if cut.added() or cut.place is not None),
         shapes=shapes,
     )
     return result
@@ -1269,9 +1273,7 @@ def restore(
     Raises `CompactionError` when `compacted` was not made by `compact`, does not fit `masked`, or when the two networks
     answer differently afterwards.
     """
-    report = getattr(compacted, "report", None)
-    if not isinstance(report, CompactionReport):
-        raise CompactionError("restore needs a network made by compact: its .report says where the weights belong")
+    report = _report_of(compacted)
     trained = _materialise(_copy(compacted))
     with torch.no_grad():
         for name, source in trained.named_modules():
@@ -1288,7 +1290,10 @@ def restore(
                     value = value - torch.from_numpy(report.added[name][key]).to(value)
                 here, there = _origin(key, report.kept.get(name), source, target)
                 new = place.detach().cpu().clone()
-                new[there] = value[here].to(new)
+                try:
+                    new[there] = value[here].to(new)
+                except (IndexError, RuntimeError):
+                    raise CompactionError(f"{name}.{key} has another shape than when it was compacted") from None
                 if (mask := getattr(target, f"{key}_mask", None)) is not None:  # behind the mask nothing changes
                     new = torch.where(mask.cpu().bool(), new, place.detach().cpu())
                 place.copy_(new)
@@ -1298,6 +1303,14 @@ def restore(
                     hook(module, None)  # computes the masked weight from the new numbers
     _prove_restored(compacted, masked, report)
     return masked
+
+
+def _report_of(compacted: nn.Module) -> CompactionReport:
+    "What `compact` noted about a network"
+    report = getattr(compacted, "report", None)
+    if not isinstance(report, CompactionReport):
+        raise CompactionError("this network was not made by compact: no .report says where its weights belong")
+    return report
 
 
 def _origin(
@@ -1328,7 +1341,7 @@ def carry_masks(
 
     Without it those zeros are ordinary weights, and training makes something of them again.
     """
-    for name, kept in compacted.report.kept.items():
+    for name, kept in _report_of(compacted).kept.items():
         source, target = compacted.get_submodule(name), masked.get_submodule(name)
         for key in ("weight", "bias"):
             if (mask := getattr(target, f"{key}_mask", None)) is not None and getattr(source, key) is not None:

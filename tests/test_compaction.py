@@ -444,7 +444,7 @@ def test_batch_norm_and_residuals_train_alike():
 
 def test_restore_refuses_what_does_not_fit():
     model = masked(tiny(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
-    with pytest.raises(CompactionError, match="made by compact"):
+    with pytest.raises(CompactionError, match="not made by compact"):
         restore(nn.Linear(4, 2), model)
     small = compact(model, torch.randn(8, 4))
     with pytest.raises(CompactionError, match="no module"):

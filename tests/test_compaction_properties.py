@@ -5,6 +5,7 @@
 
 import operator
 import os
+import tempfile
 import warnings
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from pneumoprune.compaction import ProofWarning, compact, restore
+from pneumoprune.compaction import ProofWarning, compact, load_network, restore, save_network
 
 EXAMPLES = int(os.environ.get("PNEUMOPRUNE_EXAMPLES", 0))
 profile = settings(
@@ -67,6 +68,8 @@ FUNCTIONS = {
     "cat": lambda *a: torch.cat(a, 1),
     "double": lambda a: a + a,
     "scale": lambda a: 0.5 * a - 0.25,
+    "one minus": lambda a: 1 - a,
+    "pad": lambda a: F.pad(a, (1, 1)),
     "relu": F.relu,
     "method": lambda a: a.relu(),
     "flatten": lambda a: a.flatten(1),
@@ -131,8 +134,12 @@ def networks(draw):
         groups = draw(st.sampled_from([g for g in (1, 1, 2, 3, channels) if channels % g == 0]))
         outputs = groups * draw(st.integers(1, max(8 // groups, 1)))
         mode = draw(st.sampled_from(["zeros", "zeros", "zeros", "replicate"]))
+        if stride == 1 and padding and draw(st.integers(0, 3)) == 0:
+            padding = "same"
+        dilation = 2 if kernel == 3 and min(height, width) >= 5 and draw(st.integers(0, 3)) == 0 else 1
+        bias = draw(st.booleans())
         return nn.Conv2d(
-            channels, outputs, kernel, stride, padding, groups=groups, bias=draw(st.booleans()), padding_mode=mode
+            channels, outputs, kernel, stride, padding, dilation, groups=groups, bias=bias, padding_mode=mode
         )
 
     def append(kind, reads, module=None):
@@ -161,6 +168,7 @@ def networks(draw):
                 nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1),
                 nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.AvgPool2d(2, divisor_override=3),
                 nn.AdaptiveAvgPool2d(3), nn.AdaptiveMaxPool2d((2, 3)), nn.Dropout(), nn.Dropout2d(),
+                nn.ZeroPad2d(1), nn.ReplicationPad2d((1, 0, 0, 1)), nn.Upsample(scale_factor=1.5, mode="bilinear"),
             ]  # fmt: skip
             append(kind, [read], draw(st.sampled_from(pools)))
         elif kind == "join":  # a branch that comes back to where it started, or two tensors that fit
@@ -179,7 +187,7 @@ def networks(draw):
             fits = [i for i in spatial if shapes[i][1:] == shapes[read][1:]]
             append("cat", [read, *draw(st.lists(st.sampled_from(fits), min_size=1, max_size=2))])
         elif kind == "unary":
-            append(draw(st.sampled_from(["double", "scale", "relu", "method", "gate"])), [read])
+            append(draw(st.sampled_from(["double", "scale", "relu", "method", "gate", "pad", "one minus"])), [read])
 
     append(draw(st.sampled_from(["flatten", "view", "reshape", "mean", "avg"])), [len(shapes) - 1])
     for _ in range(draw(st.integers(0, 2))):
@@ -223,14 +231,21 @@ def test_compacted_is_the_same_function(drawn):
 
 @given(networks())
 @profile
-def test_compacting_twice_and_restoring(drawn):
+def test_compacting_twice_saving_and_restoring(drawn):
     net, x = drawn
     note(str(net.steps))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProofWarning)
         small = compact(net, x, atol=1e-10)
         again = compact(small, x, atol=1e-10)
-    assert again.report.parameters[1] == small.report.parameters[1], "one pass must find everything"
+    saved = small.report.parameters[1] - again.report.parameters[1]
+    if any(getattr(part, "groups", 1) > 1 for part in net.modules()):
+        assert saved >= 0  # the channels that fill up groups decide what else stays: another choice may be better
+    else:
+        assert saved == 0, "one pass must find everything"
+    with tempfile.TemporaryDirectory() as folder:
+        save_network(small, f"{folder}/net.safetensors")
+        assert _same(load_network(f"{folder}/net.safetensors"), small, x) <= 1e-12
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     restore(small, net)
     for name, tensor in net.state_dict().items():
