@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import warnings
 
 import onnxruntime
@@ -100,18 +101,21 @@ ZOO = {
     "resnet34": 32, "resnet50": 32, "mobilenet_v2": 32, "densenet121": 32, "googlenet": 32, "inception_v3": 75,
     "mobilenet_v3_small": 32, "efficientnet_b0": 32, "mnasnet0_5": 32, "regnet_y_400mf": 32, "resnext50_32x4d": 32,
 }  # fmt: skip
+if os.environ.get("PNEUMOPRUNE_ZOO"):  # the rest of the families: more of the same, and slower
+    rest = ("vgg11_bn", "vgg13", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet101", "densenet169", "mnasnet1_0",
+            "mobilenet_v3_large", "efficientnet_b1", "regnet_x_400mf", "wide_resnet50_2")  # fmt: skip
+    ZOO |= dict.fromkeys(rest, 32)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo(name, dim):
     settings = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    if name.startswith(("vgg", "alexnet")):
-        settings["dropout"] = 0.5
     model = getattr(torchvision.models, name)(num_classes=5, **settings)
-    if name.startswith("vgg"):  # the same code, an eighth of the weights
-        model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 96), nn.Linear(96, 64)
-        model.classifier[6] = nn.Linear(64, 5)
+    if name.startswith(("vgg", "alexnet")):  # the same code, a fraction of the weights
+        wide = [i for i, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
+        for i, widths in zip(wide, [(model.classifier[wide[0]].in_features, 96), (96, 64), (64, 5)]):
+            model.classifier[i] = nn.Linear(*widths)
     model = masked(lively(model), dim=dim)
     x = torch.randn(2, 3, ZOO[name], ZOO[name])
     small = compact(model, x)
