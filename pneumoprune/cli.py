@@ -46,6 +46,9 @@ def lab(
     seed: Annotated[int, typer.Option(help="Decides split, weights, order and augmentation.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use so many X-rays only.")] = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    max_file_mb: Annotated[float | None, typer.Option(help="Slim until the 8-bit weights take no more MB.")] = None,
+    max_macs: Annotated[float | None, typer.Option(help="Slim until a picture takes no more MACs.")] = None,
+    min_speedup: Annotated[float | None, typer.Option(help="Slim until a picture takes so many times less.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal of a minute; its numbers mean nothing.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with a run folder that exists; without it, refuse one.")] = True,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without pictures that can't be read.")] = False,
@@ -56,7 +59,8 @@ def lab(
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on with it, or give another folder with --out")
     settings = lab_settings(
-        epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick
+        epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick,
+        max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
     )
     run = run_lab(data, out, settings, skip_unreadable=skip_unreadable)
     typer.echo(describe(run))

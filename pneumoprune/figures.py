@@ -8,8 +8,8 @@ __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'LITERATURE', 'METRI
            'roughness', 'curve_noise', 'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot', 'sizes',
            'channels', 'sensitivity_map', 'widths', 'tradeoff', 'forest', 'kinds', 'scores', 'failures_by_kind',
            'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table', 'times_smaller',
-           'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'channels_table', 'latency_table',
-           'noninferiority_table', 'same_decisions', 'reproduce_table']
+           'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'amounts_table', 'channels_table',
+           'latency_table', 'noninferiority_table', 'same_decisions', 'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -58,6 +58,7 @@ class RunLike(Protocol):
     sensitivity: pd.DataFrame  # layer, amount, auc
     predictions: pd.DataFrame  # split, name, patient, label, and a column of probabilities for each model
     latency: pd.DataFrame  # model, engine, batch, threads, repeat, milliseconds
+    amounts: pd.DataFrame  # amount, AUC and file (MB) in float32 and int8; may be empty
     summary: dict  # models and comparisons: summary.json
     models: list[str]  # networks of this run, in the order of every table
     synthetic: bool  # whether the pictures are phantoms
@@ -229,6 +230,23 @@ def simulated_run(
             "size_mb": 217.5 * share**2, "val_auc": 0.99 - 0.006 * (1 - share) ** 4 - rng.random(6) * 1e-3, "seconds": 100 * share,
         })
         summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
+        info["settings"]["slim"] = {"tolerance": 0.005}
+        summary["seeds"] = {name: {"shift_auc": rng.uniform(0.95, 0.99), "test_auc": rng.uniform(0.9, 0.97),
+                                   "test_accuracy": rng.uniform(0.8, 0.95)} for name in ("slim", "slim-seed-1", "slim-seed-2")}
+    halved = pd.DataFrame()
+    if "slim-int8" in models:
+        shares = np.array([0, 0.1, 0.2 + 0.02 * (seed % 4), 0.4])
+        auc = 0.99 - 0.5 * shares**2 - rng.random(4) * 1e-3
+        halved = pd.DataFrame({
+            "amount": shares, "AUC float32": auc, "AUC int8": auc - rng.random(4) * 1e-3,
+            "file (MB) float32": 217 * (1 - shares) ** 2 + rng.random(), "file (MB) int8": 54 * (1 - shares) ** 2 + rng.random(),
+        })
+        info["quantization"] = {
+            "method": "minmax", "float_layers": ["features.0"], "aware": False, "auc_float": rng.uniform(0.97, 0.99),
+            "auc_int8": rng.uniform(0.97, 0.99), "agreement": rng.uniform(0.99, 1),
+        }
+        summary["speedups"] = {f"slim-int8 against original in {engine}": sorted(rng.uniform(40, 90, 3).tolist())
+                               for engine in ("pytorch", "onnxruntime")}
     pruned = _simulated_pruning(rng, rounds) if "masked" in models else pd.DataFrame()
     history = _simulated_history(rng, models, epochs, rounds)
     amounts = np.array([0.0, 0.2, 0.4, 0.6, 0.8 + 0.05 * (seed % 3)]).round(2)
@@ -236,7 +254,7 @@ def simulated_run(
                          columns=["layer", "amount", "auc"])
     compacted = _simulated_compaction(pruned) if "compacted" in models else pd.DataFrame()
     tables = {"history": history, "rounds": path, "pruning": pruned, "compaction": compacted, "sensitivity": minds,
-              "predictions": predictions, "latency": times, "inference": whole}
+              "predictions": predictions, "latency": times, "inference": whole, "amounts": halved}
     if folder is not None:
         for name, table in tables.items():
             if len(table):
@@ -353,7 +371,7 @@ _RUSSIAN = {
     "accuracy curve: noise (points)": "график точности: шум (п. п.)", "loss curve: noise": "график потерь: шум",
     "smooth": "плавный", "far less smooth": "намного менее плавный", "ROC AUC": "ROC AUC", "specificity": "специфичность",
     "parameters": "параметров", "MACs": "умножений-сложений", "file (MB)": "файл (МБ)", "times smaller": "во сколько раз меньше",
-    "latency, batch 1 (ms)": "задержка, пакет 1 (мс)", "times faster": "во сколько раз быстрее", "metric": "показатель",
+    "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)", "latency, batch 1 (ms)": "задержка, пакет 1 (мс)", "times faster": "во сколько раз быстрее", "metric": "показатель",
     "balanced accuracy": "сбалансированная точность", "F1": "F1", "average precision": "средняя точность (AP)",
     "Brier score": "оценка Брайера", "calibration error": "ошибка калибровки (ECE)",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
@@ -1088,6 +1106,20 @@ def sizes_table(
             _say("times smaller", lang): significant(times_smaller(run, name), lang=lang),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(_say("model", lang))
+
+
+def amounts_table(
+    run: RunLike,
+    *,
+    lang: str = "en",  # 'en' or 'ru'
+) -> pd.DataFrame:  # one row for each amount
+    "The recipe at several amounts, compacted, without fine-tuning: validation AUC and file in 32 and in 8 bits"
+    table = _needed(run.amounts, "amounts.csv")
+    columns = {_say("amount in convolutions (twice in linear layers)", lang): [number(v, 2, lang=lang) for v in table["amount"]]}
+    for kind, digits in (("AUC", 4), ("file (MB)", 3)):
+        for bits in ("float32", "int8"):
+            columns[f"{_say(kind, lang)}, {bits}"] = [number(v, digits, lang=lang) for v in table[f"{kind} {bits}"]]
+    return pd.DataFrame(columns)
 
 
 def channels_table(

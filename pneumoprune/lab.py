@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Run', 'load_run', 'Lab', 'original_stage', 'sensitivity_stage', 'save_masked',
-           'load_masked', 'masked_stage', 'compacted_stage', 'summarise', 'evaluate_stage', 'run_lab']
+           'load_masked', 'masked_stage', 'compacted_stage', 'slim_stage', 'int8_stage', 'summarise', 'evaluate_stage',
+           'run_lab']
 
 # %% ../nbs/10_lab.ipynb #cell-003
 import contextlib
 import copy
 import platform
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,13 +31,14 @@ from pneumoprune.alexnet import (
     count_macs,
     count_parameters,
     file_mb,
+    fold_gray,
     input_planes,
     narrow_alexnet,
     preprocess,
     size_mb,
 )
-from .compaction import compact, restore, save_network
-from .core import MODELS, PneumopruneError, atomic_path, read_json, write_json
+from .compaction import compact, load_network, restore, save_network
+from .core import MB, MODELS, PneumopruneError, atomic_path, read_json, sha256, write_json
 from .data import CLASSES, XRays, find_duplicates, load_xrays, phantoms, shift_suite, split_validation
 from pneumoprune.evaluation import (
     choose_threshold,
@@ -43,9 +47,22 @@ from pneumoprune.evaluation import (
     latency,
     metrics_with_intervals,
     noninferiority,
+    onnx_predictor,
+    peak_memory,
+    speedups,
     torch_predictor,
 )
 from .pruning import prunable, prune_iteratively, sensitivity
+from pneumoprune.quantization import (
+    QuantizationError,
+    amount_by_bits,
+    export_onnx,
+    finetune_quantized,
+    predict_onnx,
+    quantize_int8,
+    set_threshold,
+)
+from .slimming import SlimSettings, slim
 from .training import TrainSettings, fit, predict
 
 # %% ../nbs/10_lab.ipynb #cell-005
@@ -65,7 +82,9 @@ class LabSettings:
     masked: TrainSettings = field(  # fine-tuning; its epochs are those of all rounds together
         default_factory=lambda: TrainSettings(progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None)
     )
+    slim: SlimSettings = field(default_factory=lambda: SlimSettings(seeds=3))
     sensitivity: tuple = (0.2, 0.4, 0.6, 0.8)  # amounts by which each layer alone is pruned
+    amounts: tuple = (0.05, 0.1, 0.2, 0.3, 0.4)  # of the recipe in convolutions, tried with and without quantisation
     resamples: int = 2000  # bootstrap draws of every interval
     repeats: int = 30  # turns of every network when latency is measured
 
@@ -79,6 +98,7 @@ def lab_settings(
     device: str = "auto",  # "auto", "cpu" or "cuda"
     synthetic: bool = False,  # for phantoms: smaller pictures, and smaller batches since there are few
     quick: bool = False,  # a rehearsal: narrow networks, few epochs, rounds and repeats; the numbers mean nothing
+    **budgets: float | None,  # max_file_mb, max_macs, min_speedup of `SlimSettings`
 ) -> LabSettings:
     "The settings behind the command line's options; `PneumopruneError` where one is out of range"
     epochs = (12 if synthetic else 25) if epochs is None else epochs
@@ -90,13 +110,19 @@ def lab_settings(
     train = dict(epochs=epochs, seed=seed, device=device)
     if synthetic or quick:
         train["batch_size"] = 32
+    slimming = replace(settings.slim, **budgets)
     if quick:
         train["epochs"] = min(epochs, 4)
         # a quarter of AlexNet's width: the stages are the same, the minutes are not
-        settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5, sensitivity=(0.5,))
-    return replace(settings, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
+        settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5,
+                           sensitivity=(0.5,), amounts=(0.2,))
+        once = replace(slimming.train, epochs=1)
+        slimming = replace(slimming, rounds=2, seeds=2, train=once, final=replace(once, epochs=2))
+    fine = {key: value for key, value in train.items() if key != "epochs"}
+    slimming = replace(slimming, train=replace(slimming.train, **fine), final=replace(slimming.final, **fine))
+    return replace(settings, slim=slimming, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
 
-# %% ../nbs/10_lab.ipynb #cell-008
+# %% ../nbs/10_lab.ipynb #cell-007
 @dataclass
 class Run:
     "A run folder, read"
@@ -111,6 +137,7 @@ class Run:
     predictions: pd.DataFrame  # predictions.csv
     latency: pd.DataFrame  # latency.csv
     inference: pd.DataFrame  # inference.csv: the whole test set, in turn
+    amounts: pd.DataFrame  # amounts.csv: validation AUC and file of the recipe at several amounts, in 32 and 8 bits
     summary: dict  # summary.json
 
     @property
@@ -143,11 +170,11 @@ def load_run(
             raise PneumopruneError(f"{path} is missing; run `pneumoprune lab --out {folder}` again to make it")
         return pd.read_csv(path)
 
-    optional = {name: table(name, required=False) for name in ("rounds", "compaction", "pruning", "sensitivity", "inference")}
+    optional = {name: table(name, required=False) for name in ("rounds", "compaction", "pruning", "sensitivity", "inference", "amounts")}
     return Run(folder, info, table("history"), predictions=table("predictions"), latency=table("latency"),
                summary=summary, **optional)
 
-# %% ../nbs/10_lab.ipynb #cell-010
+# %% ../nbs/10_lab.ipynb #cell-009
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     "Numbers in full, so that what is read is what was computed"
     with atomic_path(path) as draft:
@@ -210,8 +237,7 @@ class Lab:
     def _claim(self):
         "Open the folder for this configuration, or refuse: nothing of another run is overwritten"
         mine = {"settings": asdict(self.settings), "data": _data_description(self.xrays)}
-        for part in ("original", "masked"):  # where a run is computed is no part of what it is
-            mine["settings"][part] = {k: v for k, v in mine["settings"][part].items() if k not in ("device", "precision")}
+        mine["settings"] = _without(mine["settings"], ("device", "precision"))  # where a run is computed is no part of what it is
         path = self.folder / "run.json"
         if not path.exists():
             if self.folder.exists() and any(self.folder.iterdir()):
@@ -244,6 +270,10 @@ class Lab:
         "Where a finished network lies"
         return self.folder / "models" / f"{name}.safetensors"
 
+    def onnx(self, name) -> Path:
+        "Where a network lies that has left PyTorch"
+        return self.folder / "models" / f"{name}.onnx"
+
     @property
     def example(self) -> torch.Tensor:
         "Sixteen validation pictures, of both classes, as AlexNet sees them: what compaction is proved on"
@@ -259,7 +289,11 @@ class Lab:
             old = pd.read_csv(path)
             frames.insert(0, old[old["model"] != name])
         _write_csv(path, pd.concat([f for f in frames if len(f)], ignore_index=True))
-        self.info["seconds"][name] = float(history["seconds"].sum())
+
+
+def _without(value, names):
+    "Nested settings without the entries of these names"
+    return {k: _without(v, names) for k, v in value.items() if k not in names} if isinstance(value, dict) else value
 
 
 def _plain(value):
@@ -275,13 +309,14 @@ def _differences(old, new, at=""):
         return [d for k in {**old, **new} for d in _differences(old.get(k), new.get(k), f"{at}.{k}".lstrip("."))]
     return [] if old == new else [f"{at}: {old} → {new}"]
 
-# %% ../nbs/10_lab.ipynb #cell-012
+# %% ../nbs/10_lab.ipynb #cell-011
 def original_stage(lab: Lab) -> nn.Module:
     "AlexNet, trained from scratch"
     settings = lab.settings
     model = narrow_alexnet(settings.conv, settings.linear, seed=settings.seed)  # at full width this is AlexNet
     history = fit(model, lab.xrays, settings.original, name="original", folder=lab.checkpoints("original"))
     lab.add_history("original", history)
+    lab.info["seconds"]["original"] = float(history["seconds"].sum())
     save_network(model, lab.weights("original"))
     return model
 
@@ -294,7 +329,7 @@ def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
         table = sensitivity(original, judged, shares=lab.settings.sensitivity)
         _write_csv(path, table.reset_index().melt("layer", var_name="amount", value_name="auc"))
 
-# %% ../nbs/10_lab.ipynb #cell-014
+# %% ../nbs/10_lab.ipynb #cell-013
 def save_masked(model: nn.Module, path: Path) -> None:
     "Weights and masks of a pruned network, as `torch.nn.utils.prune` keeps them"
     with atomic_path(path) as draft:
@@ -329,12 +364,13 @@ def masked_stage(lab: Lab, original: nn.Module) -> nn.Module:
         restore(twin, model)
 
     path = prune_iteratively(masked, finetune, rounds=settings.rounds, kind=settings.kind)
-    lab.add_history("masked", pd.concat(histories, ignore_index=True))
+    lab.add_history("masked", history := pd.concat(histories, ignore_index=True))
+    lab.info["seconds"]["masked"] = float(history["seconds"].sum())
     _write_csv(lab.folder / "pruning.csv", path)
     save_masked(masked, lab.weights("masked"))
     return masked
 
-# %% ../nbs/10_lab.ipynb #cell-016
+# %% ../nbs/10_lab.ipynb #cell-015
 def compacted_stage(lab: Lab, masked: nn.Module) -> nn.Module:
     "`masked`, compacted"
     compacted = compact(masked, lab.example)
@@ -345,7 +381,49 @@ def compacted_stage(lab: Lab, masked: nn.Module) -> nn.Module:
                               "inputs_checked": report.inputs_checked}
     return compacted
 
-# %% ../nbs/10_lab.ipynb #cell-018
+# %% ../nbs/10_lab.ipynb #cell-017
+def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, nn.Module]:
+    "`slim`, and beside it `slim-seed-1`, …: the same network trained with other seeds"
+    names = ["slim", *(f"slim-seed-{seed}" for seed in range(1, lab.settings.slim.seeds))]
+    if not all(lab.weights(name).exists() for name in names):
+        result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder)
+        for name, network in {**result.others, "slim": result.network}.items():
+            lab.add_history(name, result.history[result.history["model"] == name])
+            save_network(network, lab.weights(name))
+        lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
+    return {name: load_network(lab.weights(name)) for name in names}
+
+# %% ../nbs/10_lab.ipynb #cell-019
+def int8_stage(lab: Lab, original: nn.Module, network: nn.Module, teacher: nn.Module) -> None:
+    "Write original.onnx, slim.onnx, slim-int8.onnx, amounts.csv"
+    settings, xrays = lab.settings, lab.xrays
+    about = {"size": xrays.size, "xrays": xrays}
+    if not lab.onnx("original").exists():
+        export_onnx(original, lab.onnx("original"), **about)
+    if not lab.onnx("slim-int8").exists():
+        export_onnx(network, lab.onnx("slim"), **about)
+        aware = False
+        try:
+            report = quantize_int8(lab.onnx("slim"), lab.onnx("slim-int8"), xrays)
+        except QuantizationError:  # more is lost than is allowed: let the network learn what eight bits can say
+            aware = True
+            train = replace(settings.slim.final, epochs=3, lr=settings.slim.final.lr / 10)
+            tuned, _ = finetune_quantized(network, xrays, train, name="slim-int8", folder=lab.checkpoints("slim-int8"), teacher=teacher)
+            with tempfile.TemporaryDirectory() as folder:
+                export_onnx(tuned, f"{folder}/tuned.onnx", **about)
+                report = quantize_int8(f"{folder}/tuned.onnx", lab.onnx("slim-int8"), xrays, max_auc_loss=1, agreement=0)
+        lab.info["quantization"] = {
+            "method": report.method, "float_layers": list(report.float_layers), "aware": aware, "auc_float": report.auc_float,
+            "auc_int8": report.auc_int8, "agreement": report.agreement, "methods": report.methods.to_dict("index"),
+        }
+    if not (lab.folder / "amounts.csv").exists():
+        judged = set(_limited(xrays.part("val"), 256, settings.seed).names)
+        chosen = xrays.take((xrays.split == "train") | ((xrays.split == "val") & np.isin(xrays.names, list(judged))))
+        table = amount_by_bits(original, chosen, amounts=settings.amounts)
+        table.columns = [f"{what} {bits}" for what, bits in table.columns]
+        _write_csv(lab.folder / "amounts.csv", table.reset_index())
+
+# %% ../nbs/10_lab.ipynb #cell-021
 def _predictions(lab, models):
     "Probability of pneumonia by every network: validation, validation under each shift (`val-…`), test"
     parts = {"test": lab.xrays.part("test")}
@@ -354,11 +432,13 @@ def _predictions(lab, models):
     frames = []
     for split, part in tqdm(parts.items(), desc="predictions"):
         columns = {"split": split, "name": part.names, "patient": part.patients, "label": part.labels}
-        frames.append(pd.DataFrame(columns | {name: predict(model, part) for name, model in models.items()}))
+        columns |= {name: predict(model, part) for name, model in models.items()}
+        columns["slim-int8"] = predict_onnx(lab.onnx("slim-int8"), part.images, threads=0)
+        frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
-def _shift_auc(val, name):
+def _mean_auc(val, name):
     "Mean AUC over clean validation and every shift: the criterion by which a training is chosen"
     return float(np.mean([roc_auc_score(part["label"], part[name]) for _, part in val.groupby("split")]))
 
@@ -367,7 +447,7 @@ def summarise(
     predictions: pd.DataFrame,  # predictions.csv
     *,
     resamples: int = 2000,  # bootstrap draws
-) -> dict:  # models -> {threshold, shift_auc, validation, test, test_at_half}; comparisons -> model -> against `original`
+) -> dict:  # models -> {threshold, shift_auc, validation, test, test_at_half}; comparisons -> model -> against `original`; seeds
     "All statistics of a run from its predictions alone, so that anybody can recompute them"
     names = [name for name in MODELS if name in predictions]
     val = predictions[predictions["split"].str.startswith("val")]  # clean, and under every shift
@@ -375,7 +455,7 @@ def summarise(
     models, comparisons = {}, {}
     for name in names:
         threshold = choose_threshold(val["label"].to_numpy(), val[name].to_numpy())
-        models[name] = {"threshold": threshold, "shift_auc": _shift_auc(val, name)}
+        models[name] = {"threshold": threshold, "shift_auc": _mean_auc(val, name)}
         at = {"validation": ("val", threshold), "test": ("test", threshold), "test_at_half": ("test", 0.5)}
         for key, (split, cut) in at.items():
             part = parts[split]
@@ -389,35 +469,85 @@ def summarise(
             models[names[0]]["threshold"], models[name]["threshold"], resamples=resamples,
         )
         comparisons[name] = {**result, "noninferiority": noninferiority(result)}
-    return {"models": models, "comparisons": comparisons}
+    seeds = {}
+    for name in [n for n in predictions if n == "slim" or n.startswith("slim-seed-")]:
+        threshold = choose_threshold(val["label"].to_numpy(), val[name].to_numpy())
+        hits = (test[name] >= threshold) == test["label"]
+        seeds[name] = {"shift_auc": _mean_auc(val, name), "test_auc": float(roc_auc_score(test["label"], test[name])),
+                       "test_accuracy": float(hits.mean())}
+    return {"models": models, "comparisons": comparisons, "seeds": seeds}
+
+
+def _contenders(lab, models):
+    "Who is timed: every network in PyTorch, and the three files in ONNX Runtime"
+    timed = [torch_predictor(name, model) for name, model in models.items() if name in MODELS]
+    return timed + [onnx_predictor(name, lab.onnx(name)) for name in ("original", "slim", "slim-int8")]
+
+
+_PREDICT_ONE = {  # a process that loads one network and predicts one picture
+    ".safetensors": "from pneumoprune.compaction import load_network as load; from pneumoprune.training import predict",
+    "masked": "from pneumoprune.lab import load_masked as load; from pneumoprune.training import predict",
+    ".onnx": "from pneumoprune.prediction import OnnxModel as load; predict = load.predict",
+}
+
+
+def _peak_memory(lab, name):
+    "MB resident at the peak of a process that predicts one picture"
+    path = lab.onnx(name) if name == "slim-int8" else lab.weights(name)
+    head = _PREDICT_ONE["masked" if name == "masked" else path.suffix]
+    picture = f"np.zeros((1, 1, {lab.xrays.size}, {lab.xrays.size}), np.uint8)"
+    return peak_memory(f"import numpy as np; {head}; predict(load({str(path)!r}), {picture})")
+
+
+def _stored(path):
+    "MB of the constants in an ONNX file: what `size_mb` is for a network in PyTorch"
+    return sum(onnx.numpy_helper.to_array(c).nbytes for c in onnx.load(path).graph.initializer) / MB
 
 
 def evaluate_stage(lab: Lab, models: dict[str, nn.Module]) -> None:
     "Write predictions.csv, latency.csv, inference.csv and summary.json"
     settings, test = lab.settings, lab.xrays.part("test")
-    predictions = _predictions(lab, models)
-    _write_csv(lab.folder / "predictions.csv", predictions)
+    _write_csv(lab.folder / "predictions.csv", _predictions(lab, models))
     # read back what was written: the summary rests on the file, not on what was in memory
     summary = summarise(pd.read_csv(lab.folder / "predictions.csv"), resamples=settings.resamples)
-    contenders = [torch_predictor(name, model) for name, model in models.items()]
+    contenders = _contenders(lab, models)
     times = latency(contenders, test.images, repeats=settings.repeats)
     _write_csv(lab.folder / "latency.csv", times)
     whole = inference_seconds(contenders, test.images, repeats=3)
     _write_csv(lab.folder / "inference.csv", whole)
-    one = times[times["threads"] == 1].groupby(["model", "batch"])["milliseconds"].median()
-    seconds = whole.groupby("model")["seconds"].median()
-    for name, model in models.items():
+    # a network's own time is that in the engine it was made for
+    own = lambda frame: frame[(frame["engine"] == "pytorch") | (frame["model"] == "slim-int8")]
+    one = own(times[times["threads"] == 1]).groupby(["model", "batch"])["milliseconds"].median()
+    seconds = own(whole).groupby("model")["seconds"].median()
+    for name in summary["models"]:
+        model = models[name.removesuffix("-int8")]
+        small = name == "slim-int8"
         summary["models"][name] |= {
             "parameters": count_parameters(model),
             "macs": count_macs(model, (1, input_planes(model), lab.xrays.size, lab.xrays.size)),
-            "size_mb": size_mb(model),
-            "file_mb": file_mb(lab.weights(name)),
+            "size_mb": _stored(lab.onnx(name)) if small else size_mb(model),
+            "file_mb": file_mb(lab.onnx(name) if small else lab.weights(name)),
             "latency_ms": {f"batch {batch}": ms for batch, ms in one[name].items()},
             "inference_s": seconds[name],
+            "peak_memory_mb": _peak_memory(lab, name),
         }
+        if name.startswith("slim"):
+            set_threshold(lab.onnx(name), summary["models"][name]["threshold"])
+    summary["speedups"] = _speedups(times)
+    lab.info["slim-int8.onnx"] = sha256(lab.onnx("slim-int8"))
     write_json(lab.folder / "summary.json", summary)
 
-# %% ../nbs/10_lab.ipynb #cell-020
+
+def _speedups(times):
+    "How many times faster `slim-int8` is than `original` in either engine: [median, quartiles] of ratios, one picture, one thread"
+    one = times[(times["batch"] == 1) & (times["threads"] == 1)]
+    result = {}
+    for engine in ("pytorch", "onnxruntime"):
+        row = speedups(one, ("original", engine)).set_index("model").loc["slim-int8"]
+        result[f"slim-int8 against original in {engine}"] = [float(row[k]) for k in ("speedup", "q1", "q3")]
+    return result
+
+# %% ../nbs/10_lab.ipynb #cell-023
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -443,7 +573,11 @@ def run_lab(
         masked = masked_stage(lab, original)
     with lab.stage("compacted"):
         compacted = compacted_stage(lab, masked)
+    with lab.stage("slim"):
+        slims = slim_stage(lab, original, compacted)
+    with lab.stage("slim-int8"):
+        int8_stage(lab, original, slims["slim"], compacted)
     if not (lab.folder / "summary.json").exists():
         with lab.stage("evaluate"):
-            evaluate_stage(lab, {"original": original, "masked": masked, "compacted": compacted})
+            evaluate_stage(lab, {"original": original, "masked": masked, "compacted": compacted, **slims})
     return load_run(out)

@@ -250,10 +250,11 @@ CALIBRATIONS = {
 
 
 class _Pictures(CalibrationDataReader):
-    "Pictures in batches of eight, as ONNX Runtime asks for them"
+    "Pictures in batches of eight, as ONNX Runtime asks for them; a rest is left out, since it stacks the batches"
 
     def __init__(self, images: np.ndarray):
-        self.batches = iter([{"images": images[i : i + 8]} for i in range(0, len(images), 8)])
+        whole = max(1, len(images) // 8)
+        self.batches = iter([{"images": images[i * 8 : i * 8 + 8]} for i in range(whole)])
 
     def get_next(self) -> dict | None:
         return next(self.batches, None)
