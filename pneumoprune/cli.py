@@ -7,6 +7,7 @@ __all__ = ['app', 'Device', 'Language', 'lab', 'describe', 'report', 'compact', 
 
 # %% ../nbs/13_command_line.ipynb #cell-002
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +71,8 @@ def describe(run) -> str:
     "What a run found, in a few lines of text"
     kind = "PHANTOMS (drawn pictures, no patients)" if run.synthetic else run.info["data"]["name"]
     lines = [f"{kind}, {run.info['data']['images']} pictures; results in {run.folder}"]
+    if run.info["settings"]["conv"] != [64, 192, 384, 256, 256]:
+        lines.append("A REHEARSAL with a narrow network: that it ran is all it says")
     head = f"{'':10} {'accuracy':>9} {'AUC':>7} {'model MB':>10} {'file MB':>9} {'ms, batch 1':>12}"
     lines.append(head)
     for name in run.models:
@@ -78,7 +81,7 @@ def describe(run) -> str:
             f"{name:10} {m['test']['accuracy'][0]:9.3f} {m['test']['auc'][0]:7.3f} {m['size_mb']:10.3f} "
             f"{m['file_mb']:9.3f} {m['latency_ms']['batch 1']:12.2f}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"as a report: pneumoprune report {run.folder}"])
 
 # %% ../nbs/13_command_line.ipynb #cell-007
 @app.command()
@@ -135,6 +138,8 @@ def explain(
 # %% ../nbs/13_command_line.ipynb #cell-009
 def main() -> None:
     "Entry point of the `pneumoprune` command"
+    # a warning is a sentence to the user, who has no use for the line of code it came from
+    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {message}\n"
     try:
         app()
     except PneumopruneError as error:

@@ -223,7 +223,7 @@ def simulated_run(
     }
     path = pd.DataFrame()
     if "slim" in models:
-        share = np.geomspace(1, 0.05, 6)
+        share = np.geomspace(1, 0.05 + 0.002 * (seed % 9), 6)
         path = pd.DataFrame({
             "round": range(6), "widths": ["-".join(str(max(4, int(w * s))) for w in _WIDTHS) for s in share],
             "parameters": (57e6 * share**2).astype(int), "macs": (714e6 * share**1.6).astype(int),
@@ -245,8 +245,8 @@ def simulated_run(
             "method": "minmax", "float_layers": ["features.0"], "aware": False, "auc_float": rng.uniform(0.97, 0.99),
             "auc_int8": rng.uniform(0.97, 0.99), "agreement": rng.uniform(0.99, 1),
         }
-        summary["speedups"] = {f"slim-int8 against original in {engine}": sorted(rng.uniform(40, 90, 3).tolist())
-                               for engine in ("pytorch", "onnxruntime")}
+        summary["speedups"] = {f"slim-int8 against original in {engine}": [ratio, 0.9 * ratio, 1.1 * ratio]
+                               for engine, ratio in zip(("pytorch", "onnxruntime"), rng.uniform(40, 90, 2).tolist())}
     pruned = _simulated_pruning(rng, rounds) if "masked" in models else pd.DataFrame()
     history = _simulated_history(rng, models, epochs, rounds)
     amounts = np.array([0.0, 0.2, 0.4, 0.6, 0.8 + 0.05 * (seed % 3)]).round(2)

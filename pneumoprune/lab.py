@@ -484,19 +484,14 @@ def _contenders(lab, models):
     return timed + [onnx_predictor(name, lab.onnx(name)) for name in ("original", "slim", "slim-int8")]
 
 
-_PREDICT_ONE = {  # a process that loads one network and predicts one picture
-    ".safetensors": "from pneumoprune.compaction import load_network as load; from pneumoprune.training import predict",
-    "masked": "from pneumoprune.lab import load_masked as load; from pneumoprune.training import predict",
-    ".onnx": "from pneumoprune.prediction import OnnxModel as load; predict = load.predict",
-}
-
-
-def _peak_memory(lab, name):
-    "MB resident at the peak of a process that predicts one picture"
-    path = lab.onnx(name) if name == "slim-int8" else lab.weights(name)
-    head = _PREDICT_ONE["masked" if name == "masked" else path.suffix]
+def _peak_memory(lab):
+    "MB resident at the peak of a process that loads one network and predicts one picture: the first and the last network"
+    pytorch = "from pneumoprune.compaction import load_network as load; from pneumoprune.training import predict"
+    runtime = "from pneumoprune.prediction import OnnxModel as load; predict = load.predict"
+    contenders = {"original": (pytorch, lab.weights("original")), "slim-int8": (runtime, lab.onnx("slim-int8"))}
     picture = f"np.zeros((1, 1, {lab.xrays.size}, {lab.xrays.size}), np.uint8)"
-    return peak_memory(f"import numpy as np; {head}; predict(load({str(path)!r}), {picture})")
+    return {name: peak_memory(f"import numpy as np; {head}; predict(load({str(path)!r}), {picture})")
+            for name, (head, path) in contenders.items()}
 
 
 def _stored(path):
@@ -529,11 +524,11 @@ def evaluate_stage(lab: Lab, models: dict[str, nn.Module]) -> None:
             "file_mb": file_mb(lab.onnx(name) if small else lab.weights(name)),
             "latency_ms": {f"batch {batch}": ms for batch, ms in one[name].items()},
             "inference_s": seconds[name],
-            "peak_memory_mb": _peak_memory(lab, name),
         }
         if name.startswith("slim"):
             set_threshold(lab.onnx(name), summary["models"][name]["threshold"])
     summary["speedups"] = _speedups(times)
+    summary["peak_memory_mb"] = _peak_memory(lab)
     lab.info["slim-int8.onnx"] = sha256(lab.onnx("slim-int8"))
     write_json(lab.folder / "summary.json", summary)
 

@@ -250,7 +250,7 @@ class SlimSettings:
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
     final: TrainSettings = TrainSettings(  # of the network that was chosen
-        epochs=12, lr=1e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None
+        epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None
     )
     dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
     seeds: int = 1  # trainings of the chosen network, each with its own order and augmentation; the first counts

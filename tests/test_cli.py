@@ -53,12 +53,14 @@ def finished(tmp_path_factory):
 
 def test_lab_writes_the_run_folder_and_says_what_it_found(finished):
     folder, done = finished
-    names = {"run.json", "history.csv", "predictions.csv", "latency.csv", "summary.json", "pruning.csv", "models"}
+    names = {"run.json", "history.csv", "predictions.csv", "latency.csv", "summary.json", "pruning.csv", "rounds.csv",
+             "amounts.csv", "models"}
     assert names <= {p.name for p in (folder / "run").iterdir()}
-    assert all(name in done.stdout for name in ("original", "masked", "compacted"))
+    assert all(name in done.stdout for name in ("original", "masked", "compacted", "slim-int8"))
+    assert "REHEARSAL" in done.stdout and "pneumoprune report" in done.stdout
     info = read_json(folder / "run/run.json")
     assert info["data"]["counts"]["test"] == {"NORMAL": 8, "PNEUMONIA": 8} and not info["data"]["synthetic"]
-    assert {"original", "masked", "compacted", "evaluate"} <= info["seconds"].keys()
+    assert {"original", "masked", "compacted", "slim", "slim-int8", "evaluate"} <= info["seconds"].keys()
 
 
 def test_an_output_folder_of_another_configuration_is_left_alone(finished):

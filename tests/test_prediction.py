@@ -1,9 +1,11 @@
-"Prediction as a user meets it: any picture file, a fresh interpreter, no network shipped"
+"Prediction as a user meets it: any picture file, a fresh interpreter, the network that is shipped"
 
 import io
 import resource
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from PIL import Image
 
 from pneumoprune import prediction
 from pneumoprune.alexnet import narrow_alexnet
+from pneumoprune.core import read_json, sha256
 from pneumoprune.data import _decode, phantoms
+from pneumoprune.evaluation import peak_memory
 from pneumoprune.prediction import OnnxModel, PredictionError, occlusion_map, predict_files, read_image
 from pneumoprune.quantization import export_onnx
 
@@ -115,3 +119,33 @@ def test_a_cold_prediction_is_quick_and_small(file, xray, tmp_path):
 def test_files_and_opened_models_are_the_same_argument(file, xray, tmp_path):
     Image.fromarray(xray).save(tmp_path / "x.png")
     assert predict_files([tmp_path], file) == predict_files([str(tmp_path / "*.png")], OnnxModel(file))
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_shipped_network_is_that_of_the_reference_run():
+    shipped, info = ROOT / "pneumoprune/models/slim-int8.onnx", read_json(ROOT / "results/reference/run.json")
+    assert sha256(shipped) == info["slim-int8.onnx"]
+    threshold = read_json(ROOT / "results/reference/summary.json")["models"]["slim-int8"]["threshold"]
+    model = OnnxModel()
+    assert model.threshold == threshold and model.size == info["settings"]["size"]
+    assert model.metadata["fingerprint"] == info["data"]["fingerprint"]
+
+
+def test_one_prediction_from_the_shell_is_cold_small_and_without_torch(xray, tmp_path):
+    Image.fromarray(xray).save(tmp_path / "x.png")
+    source = (
+        "import sys; sys.argv = ['pneumoprune', 'predict', sys.argv[1]]; from pneumoprune.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", source, str(tmp_path / "x.png")]
+    assert peak_memory(command) <= 150
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0 and "no medical device" in done.stdout, done.stderr
+    assert min(seconds) < 3, seconds  # a second on a quiet machine; this one may be busy
