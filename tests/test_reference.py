@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pneumoprune.evaluation import speedups
 from pneumoprune.lab import load_run, summarise
 
 REFERENCE = Path(__file__).parent.parent / "results/reference"
@@ -21,7 +22,7 @@ def test_metrics_follow_from_the_predictions_to_the_last_digit(run):
     for name in run.models:
         stored = run.summary["models"][name]
         assert {key: stored[key] for key in again["models"][name]} == again["models"][name]
-    assert run.summary["comparisons"] == again["comparisons"]
+    assert run.summary["comparisons"] == again["comparisons"] and run.summary["seeds"] == again["seeds"]
 
 
 def test_the_run_is_on_the_real_archive(run):
@@ -54,9 +55,26 @@ def test_compacted_is_masked_and_really_smaller(run):
         assert ((run.predictions["masked"] >= threshold) == (run.predictions["compacted"] >= threshold)).all()
 
 
+def test_slim_int8_is_a_thousand_times_smaller_and_forty_times_faster(run):
+    original, small = (run.summary["models"][name] for name in ("original", "slim-int8"))
+    assert original["file_mb"] / small["file_mb"] >= 1000 and small["file_mb"] <= 0.21
+    one = run.latency[(run.latency["batch"] == 1) & (run.latency["threads"] == 1)]
+    for engine in ("pytorch", "onnxruntime"):
+        ratio = speedups(one, ("original", engine)).set_index("model").loc["slim-int8"]
+        assert run.summary["speedups"][f"slim-int8 against original in {engine}"][0] == ratio["speedup"] >= 40
+
+
+def test_slim_int8_is_not_worse_than_the_original_in_auc(run):
+    verdict = run.summary["comparisons"]["slim-int8"]["noninferiority"]["auc"]["verdict"]
+    assert verdict in ("superior", "non-inferior")
+    tolerated = run.summary["models"]["original"]["shift_auc"] - run.info["settings"]["slim"]["tolerance"]
+    assert len(run.summary["seeds"]) == 3
+    assert all(seed["shift_auc"] >= tolerated for seed in run.summary["seeds"].values())
+
+
 def test_latency_was_measured_in_turn(run):
-    counts = run.latency.groupby(["batch", "threads", "repeat"])["model"].nunique()
-    assert (counts == run.latency["model"].nunique()).all()
+    counts = run.latency.groupby(["batch", "threads", "repeat"])[["model", "engine"]].apply(len)
+    assert (counts == len(run.latency[["model", "engine"]].drop_duplicates())).all()
     assert isinstance(run.latency, pd.DataFrame) and run.latency["repeat"].nunique() >= 10
 
 
