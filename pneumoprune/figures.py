@@ -1211,6 +1211,9 @@ def reproduce_table(
     limit = f" --limit {settings['limit']}" if settings.get("limit") else ""
     command = (f"pneumoprune lab {source}--out results/again --epochs {settings['original']['epochs']} "
                f"--size {settings['size']} --seed {settings['seed']}{limit}")
+    for budget in ("max_file_mb", "max_macs", "min_speedup"):
+        if settings.get("slim", {}).get(budget):
+            command += f" --{budget.replace('_', '-')} {settings['slim'][budget]:g}"
     english = ("command", "data", "fingerprint (SHA-256)", "processor", "threads", "version of {}", "minutes, {}")
     russian = ("команда", "данные", "отпечаток (SHA-256)", "процессор", "потоков", "версия {}", "минут, {}")
     command_, data_, fingerprint, processor, threads, version, minutes = russian if lang == "ru" else english

@@ -3,6 +3,7 @@
 `make test` runs a fixed, small set; `PNEUMOPRUNE_EXAMPLES=5000 pytest tests/test_compaction_properties.py` explores.
 """
 
+import copy
 import operator
 import os
 import tempfile
@@ -229,6 +230,12 @@ def test_compacted_is_the_same_function(drawn):
     assert small.training == net.training and next(small.parameters()).dtype == torch.float64
 
 
+def _answers_everything_alike(net, x):
+    with torch.no_grad():
+        answers = copy.deepcopy(net).eval()(3 * torch.randn(64, *x.shape[1:], dtype=x.dtype))
+    return bool((answers == answers[:1]).all())
+
+
 @given(networks())
 @profile
 def test_compacting_twice_saving_and_restoring(drawn):
@@ -239,8 +246,11 @@ def test_compacting_twice_saving_and_restoring(drawn):
         small = compact(net, x, atol=1e-10)
         again = compact(small, x, atol=1e-10)
     saved = small.report.parameters[1] - again.report.parameters[1]
-    if any(getattr(part, "groups", 1) > 1 for part in net.modules()):
-        assert saved >= 0  # the channels that fill up groups decide what else stays: another choice may be better
+    grouped = any(getattr(part, "groups", 1) > 1 for part in net.modules())
+    if grouped or _answers_everything_alike(small, x):
+        # the channels that fill up groups decide what else stays: another choice may be better; and of a network
+        # that has become a constant one pass leaves a stub of every layer, which a second may shorten
+        assert saved >= 0
     else:
         assert saved == 0, "one pass must find everything"
     with tempfile.TemporaryDirectory() as folder:
