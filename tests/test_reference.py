@@ -55,13 +55,13 @@ def test_compacted_is_masked_and_really_smaller(run):
         assert ((run.predictions["masked"] >= threshold) == (run.predictions["compacted"] >= threshold)).all()
 
 
-def test_slim_int8_is_a_thousand_times_smaller_and_forty_times_faster(run):
+def test_slim_int8_is_a_thousand_times_smaller_and_sixty_times_faster(run):
     original, small = (run.summary["models"][name] for name in ("original", "slim-int8"))
     assert original["file_mb"] / small["file_mb"] >= 1000 and small["file_mb"] <= 0.21
     one = run.latency[(run.latency["batch"] == 1) & (run.latency["threads"] == 1)]
-    for engine in ("pytorch", "onnxruntime"):
+    for engine, target in (("pytorch", 60), ("onnxruntime", 45)):
         ratio = speedups(one, ("original", engine)).set_index("model").loc["slim-int8"]
-        assert run.summary["speedups"][f"slim-int8 against original in {engine}"][0] == ratio["speedup"] >= 40
+        assert run.summary["speedups"][f"slim-int8 against original in {engine}"][0] == ratio["speedup"] >= target
 
 
 def test_slim_int8_is_not_worse_than_the_original_in_auc(run):
