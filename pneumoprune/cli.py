@@ -42,7 +42,7 @@ class Language(StrEnum):
 def lab(
     data: Annotated[Path | None, typer.Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder, new or to be resumed.")] = Path("results/run"),
-    epochs: Annotated[int | None, typer.Option(help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 12]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 10]")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels, at least 63. [224; phantoms: 96]")] = None,
     seed: Annotated[int, typer.Option(help="Decides split, weights, order and augmentation.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Use so many X-rays only.")] = None,

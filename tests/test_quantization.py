@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pneumoprune.alexnet import fold_gray, narrow_alexnet, preprocess
-from pneumoprune.compaction import compact
+from pneumoprune.compaction import ProofWarning, compact
 from pneumoprune.data import phantoms
 from pneumoprune.prediction import OnnxModel
-from pneumoprune.pruning import apply_recipe
-from pneumoprune.quantization import export_onnx, predict_onnx, quantize_int8, set_threshold
+from pneumoprune.pruning import apply_recipe, prunable
+from pneumoprune.quantization import QuantizationError, export_onnx, predict_onnx, quantize_int8, set_threshold
 from pneumoprune.training import TrainSettings, fit, predict
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
@@ -89,3 +89,19 @@ def test_the_exporter_leaves_the_network_alone(trained, tmp_path):
     export_onnx(net, tmp_path / "a.onnx", size=SIZE)
     assert net.training
     assert all(torch.equal(v, weights[k]) for k, v in net.state_dict().items())
+
+
+def test_a_calibration_that_cannot_be_computed_is_left_out_and_said(xrays, tmp_path):
+    "A network that has learned nothing: one layer answers 1 to every picture, up to the last bits"
+    network = narrow_alexnet((8, 8, 8, 8, 8), (8, 8), planes=1, seed=0)
+    layer = prunable(network)["classifier.1"]
+    with torch.no_grad():
+        layer.weight.mul_(1e-8)
+        layer.bias.fill_(1.0)
+    export_onnx(network, tmp_path / "dull.onnx", size=xrays.size, xrays=xrays)
+    with pytest.warns(ProofWarning, match="percentile calibration .*hardly differ"):
+        report = quantize_int8(tmp_path / "dull.onnx", tmp_path / "dull-int8.onnx", xrays, max_auc_loss=1)
+    assert "percentile" not in report.methods.index and report.method in report.methods.index
+    with pytest.raises(QuantizationError, match="calibrate with minmax"):
+        quantize_int8(tmp_path / "dull.onnx", tmp_path / "never.onnx", xrays, methods=["percentile"])
+    assert not (tmp_path / "never.onnx").exists()
