@@ -4,7 +4,8 @@
     python bench/compaction_vs_torch_pruning.py
 
 Two ways of masking the channels of a chain of layers (AlexNet, VGG-11): `dim=1` masks inputs, so that their makers are
-dead; `dim=0` masks the weights of outputs, which leaves their biases: such a channel is not zero but constant.
+dead; `dim=0` masks the weights of outputs, which leaves their biases: such a channel is not zero but constant. In
+ResNet-18 the convolutions added to each other lose the same channels, and so do their batch normalisations.
 torch-pruning is told to remove exactly the channels that the masks silence; `compact` finds them itself.
 """
 
@@ -43,6 +44,33 @@ def silenced(model: nn.Module, dim: int) -> dict[str, list[int]]:
     return {name: channels for name, channels in found.items() if channels}
 
 
+def residual_groups(model: nn.Module) -> list[list[str]]:
+    "The convolutions of a ResNet that make the same channels, since their outputs are added"
+    groups = []
+    for stage in range(1, 5):
+        blocks = [f"layer{stage}.{i}" for i in range(2)]
+        entry = "conv1" if stage == 1 else f"{blocks[0]}.downsample.0"
+        groups += [[entry, *(f"{block}.conv2" for block in blocks)], *([f"{block}.conv1"] for block in blocks)]
+    return groups
+
+
+def masked_resnet(model: nn.Module) -> tuple[nn.Module, dict[str, list[int]]]:
+    "A fifth of every group of channels silenced, the weakest by L2 norm; per group, its first layer and the channels"
+    channels = {}
+    for group in residual_groups(model):
+        norms = sum(model.get_submodule(name).weight.square().flatten(1).sum(1) for name in group)
+        keep = torch.ones_like(norms)
+        keep[norms.argsort()[: len(norms) // 5]] = 0
+        channels[group[0]] = (keep == 0).nonzero().flatten().tolist()
+        for name in group:
+            norm_name = name.replace("conv", "bn").replace("downsample.0", "downsample.1")
+            conv, norm = model.get_submodule(name), model.get_submodule(norm_name)
+            prune.custom_from_mask(conv, "weight", keep.view(-1, 1, 1, 1).expand_as(conv.weight))
+            for part in ("weight", "bias"):
+                prune.custom_from_mask(norm, part, keep)
+    return make_permanent(model).eval(), channels
+
+
 def with_torch_pruning(model: nn.Module, channels: dict[str, list[int]], example: torch.Tensor) -> nn.Module:
     "Those channels removed by torch-pruning's dependency graph"
     model = copy.deepcopy(model)
@@ -74,27 +102,30 @@ def difference(model: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
         return (exact[0](x.double()) - exact[1](x.double())).abs().max().item()
 
 
+def compare(title: str, given: nn.Module, channels: dict[str, list[int]], x: torch.Tensor) -> None:
+    "One paragraph of the table"
+    rival = with_torch_pruning(given, channels, x[:1]).eval()
+    models = {"masks": given, "torch-pruning": rival, "compact": compact(given, x)}
+    times = milliseconds(models, x[:1])
+    for name, model in models.items():
+        macs = count_macs(model, (1, 3, SIZE, SIZE))
+        print(f"{title:14} {name:14} {count_parameters(model):12,} {macs:14,} "
+              f"{statistics.median(times[name]):12.2f} {difference(given, model, x):11.1e}")
+    ratios = [a / b for a, b in zip(times["torch-pruning"], times["compact"])]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"  compact is {middle:.2f} times as fast as torch-pruning (quartiles {low:.2f} to {high:.2f})")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(4, 3, SIZE, SIZE)
-    print(f"{'network':8} {'dim':>3} {'by':14} {'parameters':>12} {'MACs':>14} {'ms (median)':>12} {'difference':>11}")
+    print(f"{'network':14} {'by':14} {'parameters':>12} {'MACs':>14} {'ms (median)':>12} {'difference':>11}")
     for network in ("alexnet", "vgg11"):
         for dim in (1, 0):
             given = masked(torchvision.models.get_model(network, num_classes=10), dim)
-            models = {
-                "masks": given,
-                "torch-pruning": with_torch_pruning(given, silenced(given, dim), x[:1]).eval(),
-                "compact": compact(given, x),
-            }
-            times = milliseconds(models, x[:1])
-            for name, model in models.items():
-                macs = count_macs(model, (1, 3, SIZE, SIZE))
-                print(f"{network:8} {dim:3} {name:14} {count_parameters(model):12,} {macs:14,} "
-                      f"{statistics.median(times[name]):12.2f} {difference(given, model, x):11.1e}")
-            ratios = [a / b for a, b in zip(times["torch-pruning"], times["compact"])]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(f"  compact is {middle:.2f} times as fast as torch-pruning (quartiles {low:.2f} to {high:.2f})")
+            compare(f"{network} dim={dim}", given, silenced(given, dim), x)
+    compare("resnet18", *masked_resnet(torchvision.models.resnet18(num_classes=10)), x)
 
 
 if __name__ == "__main__":

@@ -58,13 +58,15 @@ def apply_recipe(
 
 def make_permanent(
     model: nn.Module,  # left untouched
-) -> nn.Module:  # a copy whose pruned weights are zeros in an ordinary `weight`
+) -> nn.Module:  # a copy whose pruned parameters are zeros in ordinary ones
     "Multiply the masks into the weights and drop them (`torch.nn.utils.prune.remove`), on a copy"
     refresh_masks(model)
     model = copy.deepcopy(model)
-    for layer in prunable(model).values():
-        if prune.is_pruned(layer):
-            prune.remove(layer, "weight")
+    for layer in model.modules():
+        masks = [name for name, _ in layer.named_buffers(recurse=False) if name.endswith("_mask")]
+        for name in (mask.removesuffix("_mask") for mask in masks):
+            if hasattr(layer, f"{name}_orig"):
+                prune.remove(layer, name)
     return model
 
 # %% ../nbs/04_pruning.ipynb #cell-007
