@@ -145,6 +145,7 @@ def main() -> None:
     except PneumopruneError as error:
         print(f"pneumoprune: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\npneumoprune: interrupted; the same command goes on from the last complete epoch", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            print("\npneumoprune: interrupted; give the same command again (lab goes on from the last complete epoch)", file=sys.stderr)
+        raise

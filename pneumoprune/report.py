@@ -28,7 +28,7 @@ import pypandoc
 import typst
 import yaml
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 import pneumoprune
@@ -145,6 +145,10 @@ def execute_chapter(
             f"{name}, cell {number}, failed with the run {run}: {error.ename}: {error.evalue}\n"
             f"The cell:\n{source[:600]}"
         ) from None
+    except DeadKernelError:
+        raise ReportError(f"{name}: Python died while executing it, as it does when memory runs out; free some") from None
+    except AssertionError:  # nbclient answers Ctrl-C by taking the kernel away, and misses it afterwards
+        raise KeyboardInterrupt from None
 
 
 def _failed(cell) -> bool:

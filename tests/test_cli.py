@@ -1,12 +1,15 @@
 "The command line as a user meets it: every mistake is one line with a remedy, exit code 2, and nothing overwritten"
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -126,3 +129,22 @@ def test_mistakes_in_the_options(tmp_path):
     refused(run("lab", "--out", tmp_path / "thesis"), "not empty", "--out")
     refused(run("report", tmp_path / "nothing"), "nothing")
     assert not out.exists()
+
+
+def test_interrupted_lab_says_how_to_go_on_and_does(tmp_path):
+    "Ctrl-C after the first epoch: one line, exit code 130, and the same command needs the rest only"
+    arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--out", str(tmp_path / "run")]
+    lab = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "run" / "checkpoints" / "original" / "state.json"
+    give_up = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    lab.send_signal(signal.SIGINT)
+    _, said = lab.communicate(timeout=60)
+    assert lab.returncode == 130 and "give the same command again" in said and "Traceback" not in said, said
+    before = read_json(state)["history"]
+    assert 1 <= len(before) < 4
+    assert run(*arguments).returncode == 0
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    original = history[history["model"] == "original"]
+    assert len(original) == 4 and original["seconds"].iloc[0] == before[0]["seconds"]
