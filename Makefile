@@ -35,6 +35,7 @@ notebooks: .venv/installed
 # execute every chapter anew and save its outputs, which the report is rendered from
 chapters: .venv/installed
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/ru/*.ipynb
+	$(BIN)/python report/strip_stderr.py nbs/*.ipynb nbs/ru/*.ipynb
 	$(BIN)/nbdev_clean
 
 # the results table of README.md, from the reference run

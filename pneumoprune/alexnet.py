@@ -40,7 +40,7 @@ def input_planes(
 ) -> int:
     "Planes of the picture that `model` reads"
     conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    index = getattr(conv, "index", None)  # a compacted convolution may read a selection of the planes (chapter 05)
+    index = getattr(conv, "index", None)  # a compacted convolution may read a selection of the planes (`compaction`)
     return conv.in_channels if index is None else int(index.max()) + 1
 
 # %% ../nbs/02_alexnet.ipynb #cell-011

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'LITERATURE', 'METRIC_NAMES', 'FigureError', 'RunLike',
-           'simulated_run', 'number', 'significant', 'interval', 'scientific', 'p_value', 'trained', 'curves',
-           'roughness', 'curve_noise', 'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot', 'sizes',
-           'channels', 'sensitivity_map', 'widths', 'tradeoff', 'forest', 'kinds', 'scores', 'failures_by_kind',
-           'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table', 'times_smaller',
-           'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'amounts_table', 'channels_table',
-           'latency_table', 'noninferiority_table', 'same_decisions', 'reproduce_table']
+           'simulated_run', 'number', 'significant', 'interval', 'scientific', 'p_value', 'trained', 'picture_sides',
+           'curves', 'roughness', 'curve_noise', 'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot',
+           'sizes', 'channels', 'sensitivity_map', 'widths', 'tradeoff', 'forest', 'kinds', 'scores',
+           'failures_by_kind', 'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table',
+           'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'amounts_table',
+           'channels_table', 'latency_table', 'noninferiority_table', 'earlier_table', 'run_outcome', 'same_decisions',
+           'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -25,7 +26,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -41,6 +41,7 @@ from pneumoprune.evaluation import (
     noninferiority,
     speedups,
 )
+from .training import TrainSettings
 
 # %% ../nbs/09_figures.ipynb #cell-005
 class FigureError(PneumopruneError):
@@ -59,6 +60,7 @@ class RunLike(Protocol):
     predictions: pd.DataFrame  # split, name, patient, label, and a column of probabilities for each model
     latency: pd.DataFrame  # model, engine, batch, threads, repeat, milliseconds
     amounts: pd.DataFrame  # amount, AUC and file (MB) in float32 and int8; may be empty
+    earlier: pd.DataFrame  # earlier runs that were evaluated on the same test set; may be empty
     summary: dict  # models and comparisons: summary.json
     models: list[str]  # networks of this run, in the order of every table
     synthetic: bool  # whether the pictures are phantoms
@@ -206,7 +208,7 @@ def simulated_run(
         summary["models"][name]["latency_ms"] = {f"batch {b}": ms for b, ms in one[name].items()}
         summary["models"][name]["inference_s"] = whole[whole["model"] == name]["seconds"].median()
     size = 192 + 32 * (seed % 3)
-    train = {"epochs": epochs, "batch_size": 128, "lr": 3e-4, "seed": seed}
+    train = {"epochs": epochs, "batch_size": 128, "lr": 3e-4, "seed": seed, "progression": []}
     patients = {s: int(sum(c.values()) * rng.uniform(0.4, 0.6)) for s, c in counts.items()}
     info = {
         "settings": {"size": size, "seed": seed, "limit": None, "validation": 0.15, "rounds": rounds, "kind": "geometric",
@@ -263,7 +265,7 @@ def simulated_run(
         write_json(Path(folder) / "summary.json", summary)
         write_json(Path(folder) / "run.json", info)
     return SimpleNamespace(
-        **tables, info=info, summary=summary, models=models, synthetic=synthetic,
+        **tables, earlier=pd.DataFrame(), info=info, summary=summary, models=models, synthetic=synthetic,
         folder=folder and Path(folder), part=lambda split: predictions[predictions["split"] == split],
     )
 
@@ -324,7 +326,9 @@ def scientific(
     if value == 0:
         return "0"
     digits, exponent = f"{value:.1e}".split("e")
-    return f"${digits.replace('.', '{,}') if lang == 'ru' else digits}\\cdot10^{{{int(exponent)}}}$"
+    if lang == "ru":  # as text: a formula would put a space after the decimal comma
+        return f"{digits.replace('.', ',')}·10^{number(int(exponent), 0, lang=lang)}^"
+    return f"${digits}\\cdot10^{{{int(exponent)}}}$"
 
 
 def p_value(
@@ -343,14 +347,15 @@ def _check_language(lang: str) -> None:
 # %% ../nbs/09_figures.ipynb #cell-015
 _RUSSIAN = {
     "phantoms, no patients": "фантомы, не пациенты",
-    "epoch": "эпоха", "loss": "потери", "accuracy (%)": "точность (%)", "training": "обучение",
+    "epoch": "эпоха", "loss (nats)": "потери (наты)", "larger pictures from here": "отсюда снимки крупнее",
+    "validation (in colour)": "валидация (в цвете)", "accuracy (%)": "точность (%)", "training": "обучение",
     "validation": "валидация", "pruning": "прунинг", "normal": "норма", "pneumonia": "пневмония",
     "bacterial pneumonia": "бактериальная пневмония", "viral pneumonia": "вирусная пневмония",
     "truth": "на самом деле", "call": "ответ сети", "accuracy": "точность", "false positive rate": "доля ложных тревог",
-    "sensitivity": "чувствительность", "precision": "точность тревог (precision)",
+    "sensitivity": "чувствительность", "precision": "precision (доля верных тревог)",
     "predicted probability of pneumonia": "предсказанная вероятность пневмонии",
     "observed share of pneumonia": "наблюдаемая доля пневмонии", "pictures": "снимков", "batch": "пакет",
-    "time per call (ms)": "время вызова (мс)", "difference (points)": "разность (п. п.)",
+    "time per call (ms)": "время вызова (мс)", "per cent of the median": "% от медианы", "difference (points)": "разность (п. п.)",
     "difference in accuracy (points)": "разность точности (п. п.)", "difference in AUC (points)": "разность AUC (п. п.)",
     "margin": "граница", "superior": "лучше", "non-inferior": "не хуже", "inferior": "хуже",
     "inconclusive": "не доказано", "uninformative": "неинформативно",
@@ -377,9 +382,9 @@ _RUSSIAN = {
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
     "images per second": "снимков в секунду", "difference [95 % interval] (points)": "разность [95 %-й интервал] (п. п.)",
     "margin (points)": "граница (п. п.)", "verdict": "вывод", "McNemar": "Мак-Немар", "DeLong": "ДеЛонг",
-    "equal calls (%)": "одинаковых ответов (%)", "kind of patient": "вид пациента", "probability": "вероятность",
+    "equal calls (%)": "одинаковых ответов (%)", "kind of patient": "группа", "probability": "вероятность",
     "picture": "снимок", "networks wrong": "сетей ошиблось", "images": "снимков", "groups of equal pictures": "групп одинаковых снимков",
-    "split": "часть", "study": "работа", "what": "что", "value": "значение", "this run": "этот запуск", "after round 0": "до прунинга", "of": "из",
+    "split": "часть", "run": "запуск", "study": "работа", "what": "что", "value": "значение", "this run": "этот запуск", "after round 0": "до прунинга", "of": "из",
 }
 
 
@@ -437,14 +442,31 @@ def trained(
     return [name for name in run.models if name in set(run.history["model"])]
 
 
-def _prunings(run: RunLike, name: str) -> list[int]:
-    "Epochs before which the network was pruned, where the run says so"
+def _lengths(run: RunLike, name: str) -> list[int]:
+    "Epochs of each training of a network: one for each round of the recipe, else one"
     settings = run.info["settings"]
     if name != "masked":
-        return []
+        return [int((run.history["model"] == name).sum())]
     each, extra = divmod(settings["masked"]["epochs"], settings["rounds"])
-    lengths = [each + (number <= extra) for number in range(1, settings["rounds"] + 1)]
-    return [1 + sum(lengths[:n]) for n in range(len(lengths))]
+    return [each + (number <= extra) for number in range(1, settings["rounds"] + 1)]
+
+
+def _prunings(run: RunLike, name: str) -> list[int]:
+    "Epochs before which the network was pruned, where the run says so"
+    lengths = _lengths(run, name)
+    return [1 + sum(lengths[:n]) for n in range(len(lengths))] if name == "masked" else []
+
+
+def picture_sides(
+    run: RunLike,
+    name: str,  # a network with a training of its own
+) -> list[int]:  # pixels, one for each epoch
+    "Side of the training pictures in each epoch: a progressive training starts with smaller ones"
+    settings = run.info["settings"]
+    train = settings["slim"].get("final", {}) if name.startswith("slim") else settings[name]
+    progression = tuple(map(tuple, train.get("progression", ())))
+    return [TrainSettings(epochs=epochs, progression=progression).side(epoch, settings["size"])
+            for epochs in _lengths(run, name) for epoch in range(epochs)]
 
 
 def curves(
@@ -460,31 +482,36 @@ def curves(
         for ax, (quantity, factor) in zip(column, (("loss", 1), ("accuracy", 100))):
             for epoch in _prunings(run, name):
                 ax.axvline(epoch - 0.5, color="#555555", linewidth=0.8, linestyle=":")
+            for before in np.flatnonzero(np.diff(picture_sides(run, name)) > 0):
+                ax.axvline(before + 1.5, color="#bbbbbb", linewidth=0.8)
             ax.plot(history["epoch"], factor * history[f"train_{quantity}"], color="#888888", linewidth=1)
             ax.plot(history["epoch"], factor * history[f"val_{quantity}"], color=model_colors[name], linewidth=1.6,
                     marker="." if len(history) < 4 else None)
         column[0].set_title(name)
         column[1].set_xlabel(_say("epoch", lang))
         column[1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes[0, 0].set_ylabel(_say("loss", lang))
+    axes[0, 0].set_ylabel(_say("loss (nats)", lang))
     axes[1, 0].set_ylabel(_say("accuracy (%)", lang))
     for ax in axes.flat:
         _numbers(ax.yaxis, lang)
     lines = [Line2D([], [], color="#888888", linewidth=1), Line2D([], [], color=model_colors[names[0]], linewidth=1.6)]
-    labels = [_say("training", lang), _say("validation", lang)]
+    labels = [_say("training", lang), _say("validation (in colour)", lang)]
     if "masked" in names:
         lines.append(Line2D([], [], color="#555555", linewidth=0.8, linestyle=":"))
         labels.append(_say("pruning", lang))
-    figure.legend(lines, labels, loc="outside lower center", ncols=3)
+    if any(len(set(picture_sides(run, name))) > 1 for name in names):
+        lines.append(Line2D([], [], color="#bbbbbb", linewidth=0.8))
+        labels.append(_say("larger pictures from here", lang))
+    figure.legend(lines, labels, loc="outside lower center", ncols=4)
     return figure
 
 # %% ../nbs/09_figures.ipynb #cell-020
 def roughness(
-    values: Sequence[float],  # a curve, one value an epoch, in any unit
-) -> float:  # in the same unit; NaN for fewer than three epochs
-    """Standard deviation of the noise on a curve, from its second differences
+    *stretches: Sequence[float],  # one curve, or the pieces of one; a value an epoch, in any unit
+) -> float:  # in the same unit; NaN if no piece has three epochs
+    """Standard deviation of the noise on a curve, from its second differences, none taken across the end of a piece
     (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73 (1986))"""
-    bends = np.diff(np.asarray(values, dtype=float), n=2)
+    bends = np.concatenate([np.diff(np.asarray(piece, dtype=float), n=2) for piece in stretches])
     return float(np.sqrt((bends**2).mean() / 6)) if len(bends) else math.nan
 
 
@@ -492,9 +519,12 @@ def curve_noise(
     run: RunLike,
     name: str,  # a network; one that was not trained itself has the curves of the one it was made from
 ) -> dict[str, float]:  # accuracy (percentage points) and loss
-    "Roughness of the validation curves of a network; NaN where there are none"
-    history = run.history[run.history["model"] == TRAINED_AS.get(name, name)]
-    return {"accuracy": 100 * roughness(history["val_accuracy"]), "loss": roughness(history["val_loss"])}
+    """Roughness of the validation curves of a network, within stretches of one size of training pictures, since another
+    size moves a curve by itself; NaN where there are none"""
+    name = TRAINED_AS.get(name, name)
+    history, ends = run.history[run.history["model"] == name], np.flatnonzero(np.diff(picture_sides(run, name))) + 1
+    accuracy, loss = (np.split(history[f"val_{quantity}"].to_numpy(), ends) for quantity in ("accuracy", "loss"))
+    return {"accuracy": 100 * roughness(*accuracy), "loss": roughness(*loss)}
 
 # %% ../nbs/09_figures.ipynb #cell-024
 def _classes(lang: str) -> list[str]:
@@ -609,30 +639,41 @@ def latency_plot(
     threads: int = 1,  # processor threads
     lang: str = "en",  # 'en' or 'ru'
 ) -> Figure:
-    "Distribution of the time of one call, by network and engine, one panel for each batch size, logarithmic"
+    """Distribution of the time of one call, by network and engine, one panel for each batch size, logarithmic; a last panel
+    shows the scatter at the smallest batch around each median"""
     times = run.latency[run.latency["threads"] == threads]
     if times.empty:
         raise FigureError(f"nothing was timed with {threads} threads; choose from {sorted(set(run.latency['threads']))}")
     pairs, batches = _contenders(times, run.models), sorted(set(times["batch"]))
-    figure, axes = _canvas(run, 1, len(batches), (6.4, 0.9 + 0.33 * len(pairs)), lang, sharey=True)
+    figure, axes = _canvas(run, 1, len(batches) + 1, (6.4, 0.9 + 0.33 * len(pairs)), lang, sharey=True)
+    spread = axes[0, -1]  # three decades leave nothing to be seen of how a time scatters: each against its own median
     for ax, batch in zip(axes[0], batches):
         chosen = times[times["batch"] == batch].groupby(["model", "engine"])["milliseconds"]
         for place, pair in enumerate(pairs):
             values = chosen.get_group(pair).to_numpy()
-            colour = model_colors[pair[0]]
-            ax.boxplot(values, positions=[place], orientation="horizontal", widths=0.55, whis=(0, 100), patch_artist=True,
-                       boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour},
-                       medianprops={"color": colour, "linewidth": 2}, whiskerprops={"color": colour}, capprops={"color": colour})
+            _box_of_times(ax, place, values, model_colors[pair[0]])
+            if batch == batches[0]:
+                _box_of_times(spread, place, 100 * values / np.median(values), model_colors[pair[0]])
             ax.annotate(significant(np.median(values), lang=lang), (values.max(), place), (4, 0), textcoords="offset points",
-                        va="center", fontsize=8)
+                        va="center", fontsize=7.5)
         everything = times[times["batch"] == batch]["milliseconds"]
         ax.set(xscale="log", xlabel=_say("time per call (ms)", lang), title=f"{_say('batch', lang)} {batch}",
-               xlim=(everything.min() / 1.5, everything.max() * 4))
+               xlim=(everything.min() / 1.5, everything.max() * 6))
         _numbers(ax.xaxis, lang)
         ax.grid(axis="y", visible=False)
+    spread.set(xlabel=_say("per cent of the median", lang), title=f"{_say('batch', lang)} {batches[0]}")
+    _numbers(spread.xaxis, lang)
+    spread.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(pairs)), [f"{model}\n{engine}" for model, engine in pairs], fontsize=7.5)
     axes[0, 0].invert_yaxis()
     return figure
+
+
+def _box_of_times(ax: Axes, place: int, values: np.ndarray, colour: str) -> None:
+    "One horizontal box: quartiles, median, whole range"
+    ax.boxplot(values, positions=[place], orientation="horizontal", widths=0.55, whis=(0, 100), patch_artist=True,
+               boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour},
+               medianprops={"color": colour, "linewidth": 2}, whiskerprops={"color": colour}, capprops={"color": colour})
 
 # %% ../nbs/09_figures.ipynb #cell-040
 def sizes(
@@ -645,21 +686,22 @@ def sizes(
     figure, axes = _canvas(run, 1, 1, (6.4, 0.9 + 0.42 * len(run.models)), lang)
     ax = axes[0, 0]
     for place, name in enumerate(run.models):
-        for shift, key, opacity in ((-0.19, "size_mb", 1.0), (0.19, "file_mb", 0.45)):
+        for shift, key, fill in ((-0.19, "size_mb", model_colors[name]), (0.19, "file_mb", "white")):
             value = models[name].get(key)
             if value is None:
                 continue
-            ax.barh(place + shift, value, 0.36, color=model_colors[name], alpha=opacity)
-            ax.annotate(_with_ratio(value, models[run.models[0]][key], lang), (value, place + shift), (4, 0),
+            ax.plot(value, place + shift, "o", markersize=5.5, color=model_colors[name], markerfacecolor=fill)
+            ax.annotate(_with_ratio(value, models[run.models[0]][key], lang), (value, place + shift), (7, 0),
                         textcoords="offset points", va="center", fontsize=8)
     ax.set_yticks(range(len(run.models)), run.models)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(xlabel=_say("size (MB)", lang), xlim=(0, 1.28 * max(models[n]["size_mb"] for n in run.models)))
+    everything = [models[n]["size_mb"] for n in run.models]
+    ax.set(xscale="log", xlabel=_say("size (MB)", lang), xlim=(min(everything) / 2, 12 * max(everything)))
     _numbers(ax.xaxis, lang)
-    bars = [FancyBboxPatch((0, 0), 1, 1, facecolor="#444444", alpha=a) for a in (1.0, 0.45)]
+    dots = [Line2D([], [], color="#444444", marker="o", linestyle="", markerfacecolor=fill) for fill in ("#444444", "white")]
     labels = [_say("parameters and buffers in memory", lang), _say("file", lang)]
-    figure.legend(bars, labels, loc="outside lower center", ncols=2)
+    figure.legend(dots, labels, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -740,9 +782,9 @@ def widths(
     ax = axes[0, 0]
     for place, (name, values) in enumerate(bars.items()):
         heights = np.arange(len(values)) + (place - (len(bars) - 1) / 2) * 0.27
-        ax.barh(heights, values, 0.25, color=model_colors[name], label=name)
+        ax.plot(values, heights, "o", color=model_colors[name], label=name)
         for y, value in zip(heights, values):
-            ax.annotate(number(value, 0, lang=lang), (value, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
+            ax.annotate(number(value, 0, lang=lang), (value, y), (6, 0), textcoords="offset points", va="center", fontsize=7)
     ax.set_yticks(range(len(table)), table["layer"])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -772,8 +814,9 @@ def tradeoff(
                        label=_say("tolerance", lang))
         for name in run.models:
             if models[name].get(key):
-                ax.plot(unit * models[name][key], models[name]["shift_auc"], "o", markersize=9 if name == "masked" else 5.5,
-                        color=model_colors[name], alpha=_STYLE[name].get("alpha", 1), label=name)
+                wide = name in ("masked", "slim")  # what may lie under another dot is drawn wide and pale
+                ax.plot(unit * models[name][key], models[name]["shift_auc"], "o", markersize=10 if wide else 5,
+                        color=model_colors[name], alpha=0.45 if wide else 1, label=name)
         ax.set(xscale="log", xlabel=_say(label, lang))
         ax.margins(x=0.12, y=0.15)
         _numbers(ax.xaxis, lang)
@@ -930,7 +973,8 @@ def flow(
     _box(ax, 0.75, 2.65, f"{data['name']}\n{_say('pictures found', lang)}: {n(found)}")
     reasons = "\n".join(f"{_say(reason, lang)}: {n(count)}" for reason, count in lost.items())
     _box(ax, 2.3, 2.1, f"{_say('left out', lang)}: {n(sum(lost.values()))}\n{reasons}")
-    _box(ax, 0.75, 1.55, f"{_say('used', lang)}: {n(data['images'])}")
+    equal = sum(data["duplicate_groups"].values())
+    _box(ax, 0.75, 1.55, f"{_say('used', lang)}: {n(data['images'])}\n{_say('groups of equal pictures', lang)}: {n(equal)}")
     _arrow(ax, (0.75, 2.4), (0.75, 1.72))
     _arrow(ax, (0.75, 2.1), (1.72, 2.1))
     _arrow(ax, (0.75, 1.38), (0.75, 1.2), head=False)
@@ -1045,14 +1089,21 @@ def times_smaller(
     return run.summary["models"][run.models[0]][key] / run.summary["models"][name][key]
 
 
+def _engine(name: str) -> str:
+    "The engine a network was made for: its own time is measured there"
+    return "onnxruntime" if name.endswith("int8") else "pytorch"
+
+
 def times_faster(
     run: RunLike,
     name: str,
     batch: int = 1,  # images per call
+    engine: str | None = None,  # 'pytorch' or 'onnxruntime'; None: the one it was made for
 ) -> float:
-    "By what factor a call of a network takes less time than one of the first network (medians, one thread)"
-    at = f"batch {batch}"
-    return run.summary["models"][run.models[0]]["latency_ms"][at] / run.summary["models"][name]["latency_ms"][at]
+    "By what factor a call of a network takes less time than one of the first in PyTorch (one thread, median of ratios within a round)"
+    calls = run.latency[(run.latency["threads"] == 1) & (run.latency["batch"] == batch)]
+    ratios = speedups(calls, (run.models[0], "pytorch")).set_index(["model", "engine"])["speedup"]
+    return float(ratios[name, engine or _engine(name)])
 
 
 def headline_table(
@@ -1183,6 +1234,34 @@ def noninferiority_table(
                 "p": f"{p_value(p, lang=lang)} ({_say(test, lang)})",
             })
     return pd.DataFrame(rows)
+
+
+def earlier_table(
+    run: RunLike,
+    *,
+    lang: str = "en",  # 'en' or 'ru'
+) -> pd.DataFrame:  # one row for each network of each run, this one last
+    "Every run that was evaluated on this test set, so that nothing seen there is kept back"
+    shown = ("original", "masked", "slim-int8")
+    here = [{"run": _say("this run", lang), "model": name, **run_outcome(run.summary, name)} for name in shown if name in run.models]
+    before = _needed(run.earlier, "earlier.csv")
+    rows = [*before[before["model"].isin(shown)].to_dict("records"), *here]
+    keys = {"shift_auc": "mean AUC, validation and shifts", "test_auc": "ROC AUC", "test_accuracy": "accuracy"}
+    return pd.DataFrame([
+        {_say("run", lang): row["run"], _say("model", lang): row["model"]}
+        | {_say(label, lang): number(row[key], 4 if key == "shift_auc" else 3, lang=lang) for key, label in keys.items()}
+        | {_say("verdict", lang): " / ".join(_say(row[k], lang) for k in ("accuracy_verdict", "auc_verdict")) if row["model"] != "original" else ""}
+        for row in rows
+    ])
+
+
+def run_outcome(summary: dict, name: str) -> dict:
+    "What the table of earlier runs says of a network"
+    model, judged = summary["models"][name], summary["comparisons"].get(name, {}).get("noninferiority", {})
+    return {
+        "shift_auc": model["shift_auc"], "test_auc": model["test"]["auc"][0], "test_accuracy": model["test"]["accuracy"][0],
+        **{f"{metric}_verdict": judged[metric]["verdict"] for metric in ("accuracy", "auc") if judged},
+    }
 
 
 def same_decisions(

@@ -142,6 +142,7 @@ class Run:
     latency: pd.DataFrame  # latency.csv
     inference: pd.DataFrame  # inference.csv: the whole test set, in turn
     amounts: pd.DataFrame  # amounts.csv: validation AUC and file of the recipe at several amounts, in 32 and 8 bits
+    earlier: pd.DataFrame  # earlier.csv: runs that were evaluated on the same test set before; laid there by whoever made them
     summary: dict  # summary.json
 
     @property
@@ -159,6 +160,9 @@ class Run:
         return self.predictions[self.predictions["split"] == split]
 
 
+_OPTIONAL = ("rounds", "compaction", "pruning", "sensitivity", "inference", "amounts", "earlier")
+
+
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
@@ -174,7 +178,7 @@ def load_run(
             raise PneumopruneError(f"{path} is missing; run `pneumoprune lab --out {folder}` again to make it")
         return pd.read_csv(path)
 
-    optional = {name: table(name, required=False) for name in ("rounds", "compaction", "pruning", "sensitivity", "inference", "amounts")}
+    optional = {name: table(name, required=False) for name in _OPTIONAL}
     return Run(folder, info, table("history"), predictions=table("predictions"), latency=table("latency"),
                summary=summary, **optional)
 
@@ -224,7 +228,7 @@ def _machine() -> dict:
     if names:
         lines = Path(names).read_text(encoding="utf-8").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    packages = ("torch", "torchvision", "accelerate", "numpy", "scikit-learn", "pandas", "onnxruntime")
+    packages = ("pneumoprune", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "pandas", "onnx", "onnxruntime")
     return {
         "cpu": cpu, "threads": torch.get_num_threads(), "system": platform.system(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

@@ -109,7 +109,7 @@ _DICOM = (".dcm", ".dicom")
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
-    "One 8-bit grey plane, from any mode that PIL reads (the rules of chapter 01)"
+    "One 8-bit grey plane, from any mode that PIL reads (the rules of `data`)"
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
         # the bits in use: 4095 for a 12-bit detector in a 16-bit file

@@ -118,8 +118,8 @@ def test_forest_draws_the_intervals_of_the_summary(run):
 
 
 def test_sizes_and_channels_draw_what_the_run_holds(run):
-    widths = [bar.get_width() for bar in fg.sizes(run).axes[0].patches]
-    assert widths == [run.summary["models"][n][k] for n in run.models for k in ("size_mb", "file_mb")]
+    drawn = [float(dot.get_xdata()[0]) for dot in fg.sizes(run).axes[0].lines]
+    assert drawn == [run.summary["models"][n][k] for n in run.models for k in ("size_mb", "file_mb")]
     last = run.pruning[run.pruning["round"] == run.pruning["round"].max()]
     drawn = [bar.get_width() for bar in fg.channels(run).axes[0].patches][-len(last) :]
     assert np.allclose(drawn, 100 * last["inputs left"] / last["inputs"])

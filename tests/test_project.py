@@ -48,6 +48,8 @@ def test_notebook_is_clean_and_executed(path, copied):
             continue
         assert "eval: false" not in source, f"{path.name}, cell {number} is skipped by tests"
         assert not any(output["output_type"] == "error" for output in cell["outputs"])
+        noise = [output for output in cell["outputs"] if output.get("name") == "stderr"]
+        assert not noise, f"{path.name}, cell {number}: saved warnings or progress bars; run report/strip_stderr.py"
         if re.search(r"^#\|\s*label: (fig|tbl)-", source, re.M):
             assert cell["outputs"], f"{path.name}, cell {number}: execute the notebook and save its outputs"
 

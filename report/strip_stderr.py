@@ -1,0 +1,12 @@
+"Take what went to the error stream (progress bars, warnings, paths of this machine) out of the notebooks' saved outputs"
+
+import sys
+
+import nbformat
+
+for path in sys.argv[1:]:
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    nbformat.write(notebook, path)
