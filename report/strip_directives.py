@@ -97,7 +97,9 @@ def shorten(text):
 def tidy_table(html):
     """An HTML table fit for print: no caption of its own, pandas' second header row (which only names the index) moved
     into the empty corner of the first, and no cell that Typst would take for a heading or a list (`= used`)"""
-    html = re.sub(r"<caption\b.*?</caption>", "", html, flags=re.S)
+    # pandas' own alignment goes with its style: the templates know numbers from words, column by column
+    html = re.sub(r"<caption\b.*?</caption>|<style scoped>.*?</style>", "", html, flags=re.S)
+    html = html.replace('<tr style="text-align: right;">', "<tr>")
     html = re.sub(r"(<t[hd]\b[^>]*>\s*)([=+/-]+\s)", "\\1\u2060\\2", html)
     head = re.search(r"<thead>(.*?)</thead>", html, re.S)
     rows = re.findall(r"<tr\b.*?</tr>", head.group(1), re.S) if head else []

@@ -1,4 +1,4 @@
-"Take what went to the error stream (progress bars, warnings, paths of this machine) out of the notebooks' saved outputs"
+"Take progress bars, warnings and paths of this machine (the error stream) out of the saved outputs of notebooks"
 
 import sys
 
