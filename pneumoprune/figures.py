@@ -482,7 +482,7 @@ def curves(
         history = run.history[run.history["model"] == name]
         for ax, (quantity, factor) in zip(column, (("loss", 1), ("accuracy", 100))):
             for epoch in _prunings(run, name):
-                ax.axvline(epoch - 0.5, color="#555555", linewidth=0.8, linestyle=":")
+                ax.axvline(epoch - 0.5, color="#333333", linewidth=0.8, linestyle="--")
             for before in np.flatnonzero(np.diff(picture_sides(run, name)) > 0):
                 ax.axvline(before + 1.5, color="#bbbbbb", linewidth=0.8)
             ax.plot(history["epoch"], factor * history[f"train_{quantity}"], color="#888888", linewidth=1)
@@ -498,7 +498,7 @@ def curves(
     lines = [Line2D([], [], color="#888888", linewidth=1), Line2D([], [], color=model_colors[names[0]], linewidth=1.6)]
     labels = [_say("training", lang), _say("validation (in colour)", lang)]
     if "masked" in names:
-        lines.append(Line2D([], [], color="#555555", linewidth=0.8, linestyle=":"))
+        lines.append(Line2D([], [], color="#333333", linewidth=0.8, linestyle="--"))
         labels.append(_say("pruning", lang))
     if any(len(set(picture_sides(run, name))) > 1 for name in names):
         lines.append(Line2D([], [], color="#bbbbbb", linewidth=0.8))
