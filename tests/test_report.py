@@ -355,7 +355,8 @@ def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
         head = html.split("<thead>")[1].split("</thead>")[0]
         assert head.count("<tr") == 1 and re.findall(r"<th[^>]*>(.*?)</th>", head) == ["step", "n"]
         assert "\u2060= used" in html and "own" not in html
-    assert cells[3]["outputs"][0]["data"]["text/html"] == FRAME.T.to_html()
+    plain = FRAME.T.to_html().replace(' style="text-align: right;"', "")  # the templates align columns, not pandas
+    assert cells[3]["outputs"][0]["data"]["text/html"] == plain
 
 
 @pytest.mark.parametrize("lang", ["en", "ru"])
