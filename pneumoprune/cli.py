@@ -55,6 +55,8 @@ def lab(
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without pictures that can't be read.")] = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
+    if out.is_file():
+        raise PneumopruneError(f"{out} is a file; give a folder with --out")
     from pneumoprune.lab import lab_settings, run_lab
 
     if not resume and out.exists() and any(out.iterdir()):

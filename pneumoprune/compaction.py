@@ -1563,6 +1563,10 @@ def _graph(nodes: list) -> fx.Graph:
     return graph
 
 # %% ../nbs/05_compaction.ipynb #cell-061
+# what unpickling something that is no pickle may raise
+_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError)
+
+
 def _state_of(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     "A state_dict from a `.safetensors`, `.pt` or `.pth` file; nothing in the file is executed"
     if Path(path).suffix == ".safetensors":
@@ -1572,7 +1576,9 @@ def _state_of(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise CompactionError(f"{path} is missing; give a file with a state_dict") from None
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        except IsADirectoryError:
+            raise CompactionError(f"{path} is a folder; give a file with a state_dict") from None
+        except _DAMAGED:
             raise CompactionError(
                 f"{path} is damaged, or a network pickled whole, which is not loaded since that would run code from "
                 "the file; save model.state_dict() instead"
@@ -1624,9 +1630,17 @@ def compact_file(
     size: int = 224,  # side of the square pictures the proof runs on, in pixels
 ) -> CompactionReport:
     "Compact a saved network; `CompactionError` for a file or a name that does not fit, or when the proof fails"
+    if Path(output).suffix != ".safetensors":
+        raise CompactionError(f"{output} should end in .safetensors, the format it is written in")
     model = _torchvision_model(arch, _state_of(path), path)
     planes = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
     example = torch.randn(2, planes, size, size, generator=torch.Generator().manual_seed(1))
-    small = compact(model, example.to(next(model.parameters())))
+    example = example.to(next(model.parameters()))
+    try:
+        with torch.no_grad():
+            model(example)
+    except RuntimeError as error:
+        raise CompactionError(f"{arch} can't see pictures of {size} × {size} pixels; give another size ({error})") from None
+    small = compact(model, example)
     save_network(small, output, arch=arch, source=Path(path).name)
     return small.report

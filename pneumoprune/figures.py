@@ -10,7 +10,7 @@ __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'LITERATURE', 'METRI
            'failures_by_kind', 'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table',
            'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'amounts_table',
            'channels_table', 'latency_table', 'noninferiority_table', 'earlier_table', 'run_outcome', 'same_decisions',
-           'reproduce_table']
+           'rehearsal', 'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -1279,6 +1279,13 @@ def same_decisions(
     }
 
 
+def rehearsal(
+    run: RunLike,
+) -> bool:
+    "Whether the networks of a run are narrower than AlexNet: then that it ran is all it says"
+    return list(run.info["settings"].get("conv", _WIDTHS[:5])) != list(_WIDTHS[:5])
+
+
 def reproduce_table(
     run: RunLike,
     *,
@@ -1288,8 +1295,9 @@ def reproduce_table(
     settings, data = run.info["settings"], run.info["data"]
     source = "" if run.synthetic else f"--data {data['name']} "
     limit = f" --limit {settings['limit']}" if settings.get("limit") else ""
+    flags = (" --quick" if rehearsal(run) else "") + (" --skip-unreadable" if data["unreadable"] else "")
     command = (f"pneumoprune lab {source}--out results/again --epochs {settings['original']['epochs']} "
-               f"--size {settings['size']} --seed {settings['seed']}{limit}")
+               f"--size {settings['size']} --seed {settings['seed']}{limit}{flags}")
     for budget in ("max_file_mb", "max_macs", "min_speedup"):
         if settings.get("slim", {}).get(budget):
             command += f" --{budget.replace('_', '-')} {settings['slim'][budget]:g}"

@@ -9,6 +9,7 @@ __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'accelerator_for', 
 import copy
 import math
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,6 +178,8 @@ def _has_bf16(cpu: bool) -> bool:
 
 def accelerator_for(settings: TrainSettings) -> Accelerator:
     "The device, precision and processes of a training: Accelerate decides, the settings may insist"
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise PneumopruneError("this machine has no CUDA device that PyTorch can use; train with device 'auto' or 'cpu'")
     precision, cpu = settings.precision, settings.device == "cpu"
     if precision == "auto":
         precision = "bf16" if _has_bf16(cpu) else "fp32"
@@ -380,8 +383,9 @@ def _run(model, train, val, settings, name, files, teacher, accelerator):
     weight = torch.as_tensor(len(train) / (2 * counts), dtype=torch.float32, device=device)
 
     history = files.load()
-    with tqdm(total=settings.epochs * len(loader), initial=len(history) * len(loader), desc=name, unit="step",
-              disable=None if accelerator.is_main_process else True) as bar:
+    # in a log file, a line every half minute is enough
+    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 30} if accelerator.is_main_process else {"disable": True}
+    with tqdm(total=settings.epochs * len(loader), initial=len(history) * len(loader), desc=name, unit="step", **pace) as bar:
         for epoch in range(len(history), settings.epochs):
             start = time.perf_counter()
             loss, accuracy = _train_epoch(net, teacher, train, loader, optimizer, scheduler, averaged, weight, settings,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from pneumoprune.core import read_json, write_json
@@ -148,3 +149,15 @@ def test_interrupted_lab_says_how_to_go_on_and_does(tmp_path):
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     original = history[history["model"] == "original"]
     assert len(original) == 4 and original["seconds"].iloc[0] == before[0]["seconds"]
+
+
+def test_wrong_files_and_devices_get_one_line(tmp_path):
+    (tmp_path / "text.txt").write_text("hello, no picture")
+    target = tmp_path / "small.safetensors"
+    refused(run("compact", tmp_path / "text.txt", "-o", target), "text.txt", "state_dict")
+    refused(run("compact", tmp_path, "-o", target), "is a folder")
+    refused(run("compact", tmp_path / "text.txt", "-o", tmp_path / "small.pt"), "should end in .safetensors")
+    refused(run("lab", "--quick", "--out", tmp_path / "text.txt"), "is a file", "--out")
+    if not torch.cuda.is_available():
+        refused(run("lab", *QUICK, "--device", "cuda", "--out", tmp_path / "run"), "no CUDA device")
+    assert not target.exists()
