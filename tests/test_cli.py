@@ -9,12 +9,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from pneumoprune.core import read_json, write_json
+from pneumoprune.compaction import CompactionError, compact_file
+from pneumoprune.core import PneumopruneError, read_json, write_json
+from pneumoprune.training import TrainSettings, accelerator_for
 
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
 QUICK = ("--quick", "--epochs", "2", "--size", "64")
@@ -132,8 +133,8 @@ def test_mistakes_in_the_options(tmp_path):
     assert not out.exists()
 
 
-def test_interrupted_lab_says_how_to_go_on_and_does(tmp_path):
-    "Ctrl-C after the first epoch: one line, exit code 130, and the same command needs the rest only"
+def test_interrupted_lab_says_how_to_go_on(tmp_path):
+    "Ctrl-C after the first epoch: one line, exit code 130, the epoch kept (resuming it: test_training)"
     arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--out", str(tmp_path / "run")]
     lab = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "run" / "checkpoints" / "original" / "state.json"
@@ -143,21 +144,19 @@ def test_interrupted_lab_says_how_to_go_on_and_does(tmp_path):
     lab.send_signal(signal.SIGINT)
     _, said = lab.communicate(timeout=60)
     assert lab.returncode == 130 and "give the same command again" in said and "Traceback" not in said, said
-    before = read_json(state)["history"]
-    assert 1 <= len(before) < 4
-    assert run(*arguments).returncode == 0
-    history = pd.read_csv(tmp_path / "run" / "history.csv")
-    original = history[history["model"] == "original"]
-    assert len(original) == 4 and original["seconds"].iloc[0] == before[0]["seconds"]
+    assert len(read_json(state)["history"]) >= 1
 
 
 def test_wrong_files_and_devices_get_one_line(tmp_path):
     (tmp_path / "text.txt").write_text("hello, no picture")
     target = tmp_path / "small.safetensors"
     refused(run("compact", tmp_path / "text.txt", "-o", target), "text.txt", "state_dict")
-    refused(run("compact", tmp_path, "-o", target), "is a folder")
-    refused(run("compact", tmp_path / "text.txt", "-o", tmp_path / "small.pt"), "should end in .safetensors")
+    with pytest.raises(CompactionError, match="is a folder"):
+        compact_file(tmp_path, "alexnet", target)
+    with pytest.raises(CompactionError, match="should end in .safetensors"):
+        compact_file(tmp_path / "text.txt", "alexnet", tmp_path / "small.pt")
     refused(run("lab", "--quick", "--out", tmp_path / "text.txt"), "is a file", "--out")
     if not torch.cuda.is_available():
-        refused(run("lab", *QUICK, "--device", "cuda", "--out", tmp_path / "run"), "no CUDA device")
+        with pytest.raises(PneumopruneError, match="no CUDA device"):
+            accelerator_for(TrainSettings(device="cuda"))
     assert not target.exists()
