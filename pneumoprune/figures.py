@@ -10,7 +10,7 @@ __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'LITERATURE', 'METRI
            'failures_by_kind', 'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table',
            'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'amounts_table',
            'channels_table', 'latency_table', 'noninferiority_table', 'earlier_table', 'run_outcome', 'same_decisions',
-           'rehearsal', 'reproduce_table']
+           'budgets', 'rehearsal', 'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -1279,6 +1279,14 @@ def same_decisions(
     }
 
 
+def budgets(
+    run: RunLike,
+) -> dict[str, float]:  # of max_file_mb, max_macs, min_speedup those that were set
+    "The budgets that a run's slimming was given"
+    slim = run.info["settings"].get("slim", {})
+    return {key: slim[key] for key in ("max_file_mb", "max_macs", "min_speedup") if slim.get(key)}
+
+
 def rehearsal(
     run: RunLike,
 ) -> bool:
@@ -1298,9 +1306,8 @@ def reproduce_table(
     flags = (" --quick" if rehearsal(run) else "") + (" --skip-unreadable" if data["unreadable"] else "")
     command = (f"pneumoprune lab {source}--out results/again --epochs {settings['original']['epochs']} "
                f"--size {settings['size']} --seed {settings['seed']}{limit}{flags}")
-    for budget in ("max_file_mb", "max_macs", "min_speedup"):
-        if settings.get("slim", {}).get(budget):
-            command += f" --{budget.replace('_', '-')} {settings['slim'][budget]:g}"
+    for budget, value in budgets(run).items():
+        command += f" --{budget.replace('_', '-')} {value:g}"
     english = ("command", "data", "fingerprint (SHA-256)", "processor", "threads", "version of {}", "minutes, {}")
     russian = ("команда", "данные", "отпечаток (SHA-256)", "процессор", "потоков", "версия {}", "минут, {}")
     command_, data_, fingerprint, processor, threads, version, minutes = russian if lang == "ru" else english
