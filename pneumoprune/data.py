@@ -892,7 +892,7 @@ def _front(table: pd.DataFrame, fraction: float) -> pd.Index:
     return patients.index[inside | (before == 0)]
 
 # %% ../nbs/01_data.ipynb #cell-052
-SHIFTS = ("exposure", "contrast", "gamma", "blur", "noise", "rotation", "scale", "crop")
+SHIFTS = ("exposure", "contrast", "gamma", "blur", "noise", "rotation", "scale", "crop", "aspect")
 _BLOCK = 256  # pictures at a time, to bound the memory of floating-point copies
 
 
@@ -935,8 +935,14 @@ def _shift(
         return np.rint(noise, out=noise).clip(0, 255, out=noise).astype(np.uint8)
     # what is left is geometry: where each pixel comes from, as turn, zoom and offset
     angle = np.radians(10 * strength * signs) if kind == "rotation" else np.zeros(n)
-    zoom = {"scale": 1.2 ** (strength * signs), "crop": np.full(n, max(1 - 0.2 * strength, 0.1))}.get(kind, np.ones(n))
-    slack = (places - 0.5) * (1 - zoom[:, None]) * size if kind == "crop" else np.zeros((n, 2))
+    zoom = np.ones((n, 2))  # of width and height
+    if kind == "scale":
+        zoom *= 1.2 ** (strength * signs[:, None])
+    elif kind == "crop":
+        zoom *= max(1 - 0.2 * strength, 0.1)
+    elif kind == "aspect":
+        zoom *= (4 / 3) ** (strength * signs[:, None] * (0.5, -0.5))
+    slack = (places - 0.5) * (1 - zoom) * size if kind == "crop" else np.zeros((n, 2))
     return _affine(images, angle, zoom, slack)
 
 
@@ -955,14 +961,14 @@ def _tone(images: np.ndarray, kind: str, exponents: np.ndarray) -> np.ndarray:
 
 
 def _affine(images: np.ndarray, angle: np.ndarray, zoom: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    "Rotate by `angle`, take a window `zoom` times the side, moved by `offset` pixels; black comes in from outside"
+    "Rotate by `angle`, take a window `zoom` times width and height, moved by `offset` pixels; black comes in from outside"
     size = images.shape[1]
     half = size / 2
     out = np.empty_like(images)
     for i, image in enumerate(images):
-        c, s = zoom[i] * np.cos(angle[i]), zoom[i] * np.sin(angle[i])
-        x, y = half + offset[i]
-        matrix = (c, s, x - half * (c + s), -s, c, y - half * (c - s))
+        c, s = np.cos(angle[i]), np.sin(angle[i])
+        (x, y), (across, down) = half + offset[i], zoom[i]
+        matrix = (across * c, across * s, x - half * across * (c + s), -down * s, down * c, y - half * down * (c - s))
         moved = Image.fromarray(image).transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         out[i] = np.asarray(moved)
     return out

@@ -123,7 +123,8 @@ def _add_gradients(model, xrays, settings, batches=8):
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in range(batches):
         index = torch.randint(len(xrays), (settings.batch_size,), generator=generator).numpy()
-        x = preprocess(augment(xrays.images[index], strength=settings.augment, generator=generator), planes=input_planes(model))
+        x = augment(xrays.images[index], strength=settings.augment, aspect=settings.aspect, generator=generator)
+        x = preprocess(x, planes=input_planes(model))
         F.cross_entropy(model.eval()(x), torch.as_tensor(xrays.labels[index])).backward()
 
 
@@ -250,7 +251,7 @@ class SlimSettings:
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
     final: TrainSettings = TrainSettings(  # of the network that was chosen
-        epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None
+        epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
     )
     dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
     seeds: int = 1  # trainings of the chosen network, each with its own order and augmentation; the first counts
@@ -312,7 +313,7 @@ def slim(
     xrays: XRays,  # with splits "train" and "val"
     settings: SlimSettings,
     *,
-    teacher: nn.Module,  # its answers are learnt: the original, or a smaller network of the same function
+    teacher: nn.Module,  # its answers are learnt in the rounds: the original, or a smaller network of the same function
     folder: str | Path | None = None,  # rounds.csv and checkpoints; a run that was interrupted goes on from them
     progress: Callable[[pd.DataFrame], None] | None = None,  # called with the rounds after each of them
 ) -> Slimmed:

@@ -37,7 +37,7 @@ def _uniform(n, low, high, generator):
     return torch.rand(n, 1, 1, 1, generator=generator) * (high - low) + low
 
 
-def _affine(x, side, strength, generator):
+def _affine(x, side, strength, aspect, generator):
     "Turn, scale, shear, move and mirror each picture, sampled straight to (N, 1, side, side)"
     n = len(x)
     draw = lambda low, high: _uniform(n, low, high, generator).view(n)
@@ -45,7 +45,7 @@ def _affine(x, side, strength, generator):
     strength = (draw(0, 1) >= 0.25).float() * strength
     turn = draw(-12, 12) * strength * math.pi / 180
     scale = torch.exp(draw(-0.18, 0.18) * strength)
-    stretch, shear = torch.exp(draw(-0.06, 0.06) * strength), draw(-0.08, 0.08) * strength
+    stretch, shear = torch.exp(draw(-0.5, 0.5) * aspect * strength), draw(-0.08, 0.08) * strength
     mirror = 1 - 2 * (draw(0, 1) < 0.5).float()
     cos, sin = torch.cos(turn), torch.sin(turn)
     shift_x, shift_y = draw(-0.12, 0.12) * strength, draw(-0.12, 0.12) * strength
@@ -79,6 +79,7 @@ def augment(
     *,
     side: int | None = None,  # side of the result in pixels; None keeps S
     strength: float = 1.0,  # 0 gives the pictures as they are; 1 turns by up to 12°, scales by up to 20 %, …
+    aspect: float = 0.3,  # at strength 1, width against height changes by up to this natural logarithm
     generator: torch.Generator | None = None,  # where the randomness comes from
 ) -> torch.Tensor:  # float32 (N, 1, side, side), grey levels 0 to 255
     "Random geometry (turn, scale, shear, shift, mirror) and random acquisition (gamma, exposure, blur, noise), a picture at a time"
@@ -88,14 +89,14 @@ def augment(
         x = images.float()
         return x if side == x.shape[-1] else F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
     # a few pictures at a time stay in the processor's cache from the first step to the last
-    return torch.cat([_augment(part, side, strength, generator) for part in images.split(8)])
+    return torch.cat([_augment(part, side, strength, aspect, generator) for part in images.split(8)])
 
 
-def _augment(images, side, strength, generator):
+def _augment(images, side, strength, aspect, generator):
     "`augment` for as many pictures as fit into the cache"
     n = len(images)
     # in place throughout: for a batch of this size, fresh memory costs more than the arithmetic
-    x = _affine(images.float(), side, strength, generator).div_(255)
+    x = _affine(images.float(), side, strength, aspect, generator).div_(255)
     x.clamp_(1e-4, 1).pow_(torch.exp(_uniform(n, -0.5, 0.5, generator) * strength))  # gamma 0.6 to 1.65
     # exposure and contrast beyond the range are clipped, as a detector would: that is what standardising can't undo
     contrast = torch.exp(_uniform(n, -0.4, 0.4, generator) * strength)
@@ -127,8 +128,9 @@ class TrainSettings:
     ema: float = 0.99  # decay per step of the averaged weights, in [0, 1); 0 keeps the plain weights
     clip: float = 1.0  # largest norm of the gradient
     augment: float = 1.0  # strength of `augment`, >= 0
+    aspect: float = 0.3  # of `augment`: how far width and height change against each other, >= 0
     progression: tuple = ((0.4, 4 / 7), (0.32, 5 / 7), (0.28, 1.0))  # (share of the epochs, side relative to the pictures)
-    distillation: float = 0.7  # weight of the teacher's answer in the loss, in [0, 1]; counts only with a teacher
+    distillation: float = 0.7  # weight of the teacher's answer in the loss, in [0, 1]; 0 leaves the teacher unasked
     temperature: float = 2.0  # softens both answers in distillation (Hinton et al. 2015, arXiv:1503.02531)
     seed: int = 0  # decides weights, order, augmentation and dropout
     device: str = "auto"  # "auto", "cpu" or "cuda"
@@ -299,7 +301,8 @@ def _train_epoch(net, teacher, train, loader, optimizer, scheduler, averaged, we
     for index in loader:
         index = index.cpu().numpy()
         labels = torch.as_tensor(train.labels[index], device=device)
-        pictures = augment(train.images[index], side=side, strength=settings.augment, generator=generator).to(device)
+        pictures = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect, generator=generator)
+        pictures = pictures.to(device)
         x = preprocess(pictures, planes=input_planes(net)).contiguous(memory_format=torch.channels_last)
         answer = None
         if teacher is not None:
@@ -340,6 +343,7 @@ def fit(
     for split, part in (("train", train), ("val", val)):
         if len(np.unique(part.labels)) < 2:
             raise PneumopruneError(f"the split {split!r} needs pictures of both classes; split the X-rays first")
+    teacher = teacher if settings.distillation else None
     accelerator = accelerator_for(settings)
     # a run on a GPU may go on elsewhere: device and precision are no part of what the training is
     identity = {k: v for k, v in asdict(settings).items() if k not in ("device", "precision")}

@@ -629,6 +629,11 @@ def test_geometry_is_what_it_says():
     assert abs(rows.mean() - 50) < 1 and abs(columns.mean() - 50) < 1, "about the centre"
     length = (shifted(bar, "scale").images[0, 0].max(0) > 60).sum()
     assert min(abs(length - 61 * 1.2), abs(length - 61 / 1.2)) < 3
+    square = np.zeros((1, 1, size, size), np.uint8)
+    square[0, 0, 30:71, 30:71] = 255
+    squeezed = shifted(replace(bar, images=square), "aspect").images[0, 0] > 127
+    width, height = squeezed.any(0).sum(), squeezed.any(1).sum()
+    assert min(abs(width / height - 4 / 3), abs(width / height - 3 / 4)) < 0.04 and abs(width * height - 41**2) < 60
     ramp = replace(bar, images=np.tile(np.arange(size, dtype=np.uint8) * 2, (1, 1, size, 1)))
     slopes = np.diff(shifted(ramp, "crop").images[0, 0].astype(float)[:, 5:-5])
     assert abs(slopes.mean() - 2 * 0.8) < 0.05, "80 % of the width fill the picture"
