@@ -27,15 +27,23 @@ model_colors = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#0
 # %% ../nbs/00_core.ipynb #cell-008
 @contextmanager
 def atomic_path(
-    path: str | Path,  # where the finished file belongs; missing folders are made
+    path: str | Path,  # where the finished file belongs; missing folders are made; `PneumopruneError` if nothing can be written there
 ):
     "A temporary sibling of `path` to write to; it takes the place of `path` if, and only if, the block succeeds"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: some writers choose the format by it
     draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if path.is_dir():
+        raise PneumopruneError(f"{path} is a folder; give the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()  # some writers make files for their owner alone: this one has the rights that files have here
+        rights = draft.stat().st_mode
+    except OSError as error:
+        raise PneumopruneError(f"{path} can't be written ({error.strerror}); choose another place") from error
     try:
         yield draft
+        draft.chmod(rights)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'MARGINS', 'EvaluationError', 'metrics', 'confusion', 'choose_threshold', 'metrics_with_intervals',
            'calibration_curve', 'comparison_warning', 'compare', 'noninferiority', 'Predictor', 'torch_predictor',
-           'onnx_predictor', 'all_threads', 'latency', 'latency_summary', 'speedups', 'inference_seconds',
+           'onnx_predictor', 'all_threads', 'latency', 'latency_summary', 'own_engine', 'speedups', 'inference_seconds',
            'peak_memory', 'energy_joules']
 
 # %% ../nbs/08_evaluation.ipynb #cell-003
@@ -492,6 +492,13 @@ def latency_summary(
     times = frame.groupby(_CASE, sort=False).milliseconds
     table = times.agg(median="median", q1=_quartile(1), q3=_quartile(3), repeats="size").reset_index()
     return table.assign(images_per_second=1000 * table["batch"] / table["median"])
+
+
+def own_engine(
+    name: str,  # one of `MODELS`
+) -> str:  # 'pytorch' or 'onnxruntime'
+    "The engine a network was made for: its own time is the one measured there"
+    return "onnxruntime" if name.endswith("int8") else "pytorch"
 
 
 def speedups(

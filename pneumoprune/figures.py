@@ -8,9 +8,9 @@ __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'LITERATURE', 'METRI
            'curves', 'roughness', 'curve_noise', 'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot',
            'sizes', 'channels', 'sensitivity_map', 'widths', 'tradeoff', 'forest', 'kinds', 'scores',
            'failures_by_kind', 'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table',
-           'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'sizes_table', 'amounts_table',
-           'channels_table', 'latency_table', 'noninferiority_table', 'earlier_table', 'run_outcome', 'same_decisions',
-           'budgets', 'rehearsal', 'reproduce_table']
+           'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'shift_table', 'sizes_table',
+           'amounts_table', 'channels_table', 'latency_table', 'noninferiority_table', 'earlier_table', 'run_outcome',
+           'same_decisions', 'budgets', 'rehearsal', 'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from .core import MODELS, PneumopruneError, atomic_path, model_colors, write_json
 from pneumoprune.evaluation import (
@@ -39,6 +39,7 @@ from pneumoprune.evaluation import (
     latency_summary,
     metrics_with_intervals,
     noninferiority,
+    own_engine,
     speedups,
 )
 from .training import TrainSettings
@@ -385,6 +386,9 @@ _RUSSIAN = {
     "margin (points)": "граница (п. п.)", "verdict": "вывод", "McNemar": "Мак-Немар", "DeLong": "ДеЛонг",
     "equal calls (%)": "одинаковых ответов (%)", "kind of patient": "группа", "probability": "вероятность",
     "picture": "снимок", "networks wrong": "сетей ошиблось", "images": "снимков", "groups of equal pictures": "групп одинаковых снимков",
+    "shift": "сдвиг", "as they are": "без сдвига", "exposure": "экспозиция", "contrast": "контраст", "gamma": "гамма",
+    "blur": "размытие", "noise": "шум", "rotation": "поворот", "scale": "масштаб", "crop": "обрезка",
+    "aspect": "соотношение сторон", "mean": "в среднем",
     "split": "часть", "run": "запуск", "study": "работа", "what": "что", "value": "значение", "this run": "этот запуск", "after round 0": "до прунинга", "of": "из",
 }
 
@@ -1090,11 +1094,6 @@ def times_smaller(
     return run.summary["models"][run.models[0]][key] / run.summary["models"][name][key]
 
 
-def _engine(name: str) -> str:
-    "The engine a network was made for: its own time is measured there"
-    return "onnxruntime" if name.endswith("int8") else "pytorch"
-
-
 def times_faster(
     run: RunLike,
     name: str,
@@ -1104,7 +1103,7 @@ def times_faster(
     "By what factor a call of a network takes less time than one of the first in PyTorch (one thread, median of ratios within a round)"
     calls = run.latency[(run.latency["threads"] == 1) & (run.latency["batch"] == batch)]
     ratios = speedups(calls, (run.models[0], "pytorch")).set_index(["model", "engine"])["speedup"]
-    return float(ratios[name, engine or _engine(name)])
+    return float(ratios[name, engine or own_engine(name)])
 
 
 def headline_table(
@@ -1139,6 +1138,23 @@ def metrics_table(
         for name in run.models
     }
     return pd.DataFrame(table).rename_axis(_say("metric", lang))
+
+
+def shift_table(
+    run: RunLike,
+    *,
+    lang: str = "en",  # 'en' or 'ru'
+) -> pd.DataFrame:  # one row as they are, for each shift, and for the mean; one column for each network
+    "AUC on the validation patients, as they are and under each simulated acquisition shift: their mean is every choice's criterion"
+    val = run.predictions[run.predictions["split"].str.startswith("val")]
+    rows = {
+        split.removeprefix("val-"): [roc_auc_score(part["label"], part[name]) for name in run.models]
+        for split, part in val.groupby("split", sort=False)
+    }
+    rows["mean"] = np.mean(list(rows.values()), axis=0)
+    names = [_say("as they are" if kind == "val" else kind, lang) for kind in rows]
+    table = pd.DataFrame(list(rows.values()), index=names, columns=run.models).rename_axis(_say("shift", lang))
+    return table.map(lambda value: number(value, 4, lang=lang))
 
 
 def sizes_table(

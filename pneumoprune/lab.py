@@ -48,6 +48,7 @@ from pneumoprune.evaluation import (
     metrics_with_intervals,
     noninferiority,
     onnx_predictor,
+    own_engine,
     peak_memory,
     speedups,
     torch_predictor,
@@ -91,7 +92,7 @@ class LabSettings:
 
 def lab_settings(
     *,
-    epochs: int | None = None,  # of the original, and of all fine-tuning rounds together; None: 25, for phantoms 10
+    epochs: int | None = None,  # of the original, and of all fine-tuning rounds together; None: 25, for phantoms 10, if quick 4
     size: int | None = None,  # side of the pictures in pixels; None: 224, for phantoms 96
     seed: int = 0,
     limit: int | None = None,  # so many X-rays at most
@@ -101,7 +102,7 @@ def lab_settings(
     **budgets: float | None,  # max_file_mb, max_macs, min_speedup of `SlimSettings`
 ) -> LabSettings:
     "The settings behind the command line's options; `PneumopruneError` where one is out of range"
-    epochs = (10 if synthetic else 25) if epochs is None else epochs
+    epochs = (4 if quick else 10 if synthetic else 25) if epochs is None else epochs
     size = (96 if synthetic else 224) if size is None else size
     if epochs < 1 or (limit is not None and limit < 40):
         raise PneumopruneError("a run needs at least 1 epoch (--epochs) and, if limited, at least 40 X-rays (--limit)")
@@ -116,7 +117,6 @@ def lab_settings(
         slimming = replace(slimming, tolerance=0.05)
         settings = replace(settings, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
     if quick:
-        train["epochs"] = min(epochs, 4)
         # a quarter of AlexNet's width: the stages are the same, the minutes are not
         settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5,
                            sensitivity=(0.5,), amounts=(0.2,))
@@ -519,7 +519,7 @@ def evaluate_stage(lab: Lab, models: dict[str, nn.Module]) -> None:
     whole = inference_seconds(contenders, test.images, repeats=3)
     _write_csv(lab.folder / "inference.csv", whole)
     # a network's own time is that in the engine it was made for
-    own = lambda frame: frame[(frame["engine"] == "pytorch") | (frame["model"] == "slim-int8")]
+    own = lambda frame: frame[frame["engine"] == frame["model"].map(own_engine)]
     one = own(times[times["threads"] == 1]).groupby(["model", "batch"])["milliseconds"].median()
     seconds = own(whole).groupby("model")["seconds"].median()
     for name in summary["models"]:

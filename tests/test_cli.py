@@ -1,11 +1,13 @@
 "The command line as a user meets it: every mistake is one line with a remedy, exit code 2, and nothing overwritten"
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pneumoprune.compaction import CompactionError, compact_file
+from pneumoprune.compaction import CompactionError, compact_file, save_network
 from pneumoprune.core import PneumopruneError, read_json, write_json
 from pneumoprune.training import TrainSettings, accelerator_for
 
@@ -38,6 +40,12 @@ def archive(folder, classes=("NORMAL", "PNEUMONIA"), patients=24):
                 noise = rng.integers(0, 256, (70, 80), dtype=np.uint8)
                 Image.fromarray(noise).save(folder / split / name / f"{stem}.jpeg")
     return folder
+
+
+def picture(path):
+    "A grey picture of noise"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 80), dtype=np.uint8)).save(path)
+    return path
 
 
 def refused(done, *words):
@@ -156,7 +164,31 @@ def test_wrong_files_and_devices_get_one_line(tmp_path):
     with pytest.raises(CompactionError, match="should end in .safetensors"):
         compact_file(tmp_path / "text.txt", "alexnet", tmp_path / "small.pt")
     refused(run("lab", "--quick", "--out", tmp_path / "text.txt"), "is a file", "--out")
+    heat = tmp_path / "text.txt/heat.png"
+    refused(run("explain", picture(tmp_path / "x.png"), "-o", heat), "heat.png", "another place")
     if not torch.cuda.is_available():
         with pytest.raises(PneumopruneError, match="no CUDA device"):
             accelerator_for(TrainSettings(device="cuda"))
     assert not target.exists()
+
+
+def test_predict_stops_at_a_broken_picture_or_names_it_and_goes_on(tmp_path):
+    names = [picture(tmp_path / "a.png"), tmp_path / "b.png", picture(tmp_path / "c.png")]
+    names[1].write_bytes(names[0].read_bytes()[:100])
+    refused(run("predict", tmp_path), "b.png")
+    done = run("predict", tmp_path, "--skip-unreadable", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["predictions"]
+    assert [Path(row["file"]).name for row in found] == ["a.png", "b.png", "c.png"]
+    assert ["error" in row for row in found] == [False, True, False]
+
+
+def test_version():
+    assert run("--version").stdout == f"pneumoprune {version('pneumoprune')}\n"
+
+
+def test_files_have_the_rights_that_files_have_here(tmp_path):
+    "safetensors alone would keep a network for its owner"
+    (tmp_path / "plain").touch()
+    save_network(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "network.safetensors")
+    assert (tmp_path / "network.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pneumoprune import figures as fg
 from pneumoprune.core import MODELS
+from pneumoprune.data import SHIFTS
 from pneumoprune.figures import FigureError, simulated_run
 
 PLOTS = (
@@ -34,6 +35,7 @@ TABLES = (
     "comparison_table",
     "headline_table",
     "metrics_table",
+    "shift_table",
     "sizes_table",
     "channels_table",
     "latency_table",
@@ -101,7 +103,7 @@ def test_every_word_of_a_figure_has_a_translation():
     tree = ast.parse(inspect.getsource(fg))
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "_say"]
     words = {n.args[0].value for n in calls if isinstance(n.args[0], ast.Constant)}
-    words |= set(fg.KINDS) | set(fg.METRIC_NAMES.values()) | set(fg._MEASURES.values())
+    words |= {*SHIFTS, *fg.KINDS} | set(fg.METRIC_NAMES.values()) | set(fg._MEASURES.values())
     assert len(words) > 60 and words <= fg._RUSSIAN.keys()
     with pytest.raises(FigureError, match="no figures in 'de'"):
         fg.forest(simulated_run(1, models=MODELS[:2]), lang="de")
