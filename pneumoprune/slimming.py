@@ -262,7 +262,7 @@ class Slimmed:
     "What `slim` made"
 
     network: nn.Module  # the chosen network, trained
-    rounds: pd.DataFrame  # round, widths, parameters, macs, size_mb, val_auc, seconds; round 0 is the network given
+    rounds: pd.DataFrame  # round, widths, parameters, macs, size_mb, val_auc, seconds (training, validation); round 0 is the network given
     history: pd.DataFrame  # of the last trainings: "slim", then "slim-seed-1", …
     others: dict[str, nn.Module]  # "slim-seed-1", …: the same network trained with other seeds
 
@@ -326,7 +326,9 @@ def slim(
     for number in tqdm(range(settings.rounds + 1), desc="slimming", unit="round"):
         if number:
             current, seconds = _round(current, xrays, settings, number, teacher, example, where(f"slim-{number}"))
-        rows.append(_row(number, current, suite, xrays.size, seconds))
+        start = time.perf_counter()
+        row = _row(number, current, suite, xrays.size)
+        rows.append(row | {"seconds": seconds + time.perf_counter() - start})
         if folder:
             with atomic_path(Path(folder) / "rounds.csv") as draft:
                 pd.DataFrame(rows).to_csv(draft, index=False)
@@ -350,12 +352,12 @@ def slim(
     return Slimmed(networks.pop("slim"), pd.DataFrame(rows), pd.concat(histories, ignore_index=True), networks)
 
 
-def _row(number, network, suite, size, seconds):
+def _row(number, network, suite, size):
     "A round's line in the table"
     widths = [group.width for group in channel_groups(network)]
     return {"round": number, "widths": "-".join(map(str, widths)), "parameters": count_parameters(network),
             "macs": count_macs(network, (1, input_planes(network), size, size)), "size_mb": size_mb(network),
-            "val_auc": shift_auc(network, suite), "seconds": seconds}
+            "val_auc": shift_auc(network, suite)}
 
 
 def _round(model, xrays, settings, number, teacher, example, folder):

@@ -19,7 +19,8 @@ def results(folder: Path = ROOT / "results/reference") -> str:
     counts, seconds = run.info["data"]["counts"]["test"], sum(run.info["seconds"].values())
     lines.append(
         f"\nMeasured on the test set of {run.info['data']['name']} ({sum(counts.values())} X-rays), "
-        f"on {run.info['threads']} cores of an {run.info['cpu']} processor; the run took {seconds / 60:.0f} minutes. "
+        f"on {run.info['threads']} cores of an {run.info['cpu']} processor; "
+        f"training and measuring took {seconds / 60:.0f} minutes. "
         "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, networks taking turns. "
         "Intervals, curves, confusion matrices and the rest stand in the report."
     )
