@@ -64,12 +64,19 @@ def test_slim_int8_is_a_thousand_times_smaller_and_sixty_times_faster(run):
         assert run.summary["speedups"][f"slim-int8 against original in {engine}"][0] == ratio["speedup"] >= target
 
 
-def test_slim_int8_is_not_worse_than_the_original_in_auc(run):
-    verdict = run.summary["comparisons"]["slim-int8"]["noninferiority"]["auc"]["verdict"]
-    assert verdict in ("superior", "non-inferior")
+def test_no_network_is_worse_than_the_original(run):
+    assert set(run.summary["comparisons"]) == set(run.models) - {"original"}
+    assert all(c["noninferiority"]["noninferior"] for c in run.summary["comparisons"].values())
+
+
+def test_slim_holds_on_shifted_validation_with_every_seed(run):
     tolerated = run.summary["models"]["original"]["shift_auc"] - run.info["settings"]["slim"]["tolerance"]
     assert len(run.summary["seeds"]) == 3
     assert all(seed["shift_auc"] >= tolerated for seed in run.summary["seeds"].values())
+
+
+def test_the_run_took_an_hour_and_a_half_at_most(run):
+    assert sum(run.info["seconds"].values()) <= 90 * 60
 
 
 def test_latency_was_measured_in_turn(run):
