@@ -139,7 +139,10 @@ def predict(
     "Probability of pneumonia for pictures, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files
 
-    typer.echo(format_predictions(predict_files(images, model, skip_unreadable=skip_unreadable), json=json))
+    rows = predict_files(images, model, skip_unreadable=skip_unreadable)
+    typer.echo(format_predictions(rows, json=json))
+    if all("error" in row for row in rows):
+        raise typer.Exit(2)
 
 
 @app.command()

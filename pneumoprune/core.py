@@ -31,11 +31,11 @@ def atomic_path(
 ):
     "A temporary sibling of `path` to write to; it takes the place of `path` if, and only if, the block succeeds"
     path = Path(path)
-    # the suffix stays last: some writers choose the format by it
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    if path.is_dir():
-        raise PneumopruneError(f"{path} is a folder; give the name of a file to write")
     try:
+        if path.is_dir():
+            raise PneumopruneError(f"{path} is a folder; give the name of a file to write")
+        # the suffix stays last: some writers choose the format by it
+        draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.touch()  # some writers make files for their owner alone: this one has the rights that files have here
         rights = draft.stat().st_mode

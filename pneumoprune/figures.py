@@ -1145,7 +1145,7 @@ def shift_table(
     *,
     lang: str = "en",  # 'en' or 'ru'
 ) -> pd.DataFrame:  # one row as they are, for each shift, and for the mean; one column for each network
-    "AUC on the validation patients, as they are and under each simulated acquisition shift: their mean is every choice's criterion"
+    "AUC on the validation patients, as they are and under each simulated acquisition shift, and the mean of all"
     val = run.predictions[run.predictions["split"].str.startswith("val")]
     rows = {
         split.removeprefix("val-"): [roc_auc_score(part["label"], part[name]) for name in run.models]

@@ -402,7 +402,7 @@ def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, n
     return {name: load_network(lab.weights(name)) for name in names}
 
 # %% ../nbs/10_lab.ipynb #cell-019
-def int8_stage(lab: Lab, original: nn.Module, network: nn.Module, teacher: nn.Module) -> None:
+def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
     "Write original.onnx, slim.onnx, slim-int8.onnx, amounts.csv"
     settings, xrays = lab.settings, lab.xrays
     about = {"size": xrays.size, "xrays": xrays}
@@ -416,7 +416,7 @@ def int8_stage(lab: Lab, original: nn.Module, network: nn.Module, teacher: nn.Mo
         except QuantizationError:  # more is lost than is allowed: let the network learn what eight bits can say
             aware = True
             train = replace(settings.slim.final, epochs=3, lr=settings.slim.final.lr / 10)
-            tuned, _ = finetune_quantized(network, xrays, train, name="slim-int8", folder=lab.checkpoints("slim-int8"), teacher=teacher)
+            tuned, _ = finetune_quantized(network, xrays, train, name="slim-int8", folder=lab.checkpoints("slim-int8"))
             with tempfile.TemporaryDirectory() as folder:
                 export_onnx(tuned, f"{folder}/tuned.onnx", **about)
                 report = quantize_int8(f"{folder}/tuned.onnx", lab.onnx("slim-int8"), xrays, max_auc_loss=1, agreement=0)
@@ -579,7 +579,7 @@ def run_lab(
     with lab.stage("slim"):
         slims = slim_stage(lab, original, compacted)
     with lab.stage("slim-int8"):
-        int8_stage(lab, original, slims["slim"], compacted)
+        int8_stage(lab, original, slims["slim"])
     if not (lab.folder / "summary.json").exists():
         with lab.stage("evaluate"):
             evaluate_stage(lab, {"original": original, "masked": masked, "compacted": compacted, **slims})

@@ -150,8 +150,11 @@ def read_image(
     path = Path(path)
     if not path.is_file():
         raise PredictionError(f"{path} is missing or no file; check the path")
-    with open(path, "rb") as file:
-        dicom = path.suffix.lower() in _DICOM or file.read(132)[128:] == b"DICM"
+    try:
+        with open(path, "rb") as file:
+            dicom = path.suffix.lower() in _DICOM or file.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
     if dicom:
         gray = _read_dicom(path)
     else:

@@ -17,10 +17,11 @@ def results(folder: Path = ROOT / "results/reference") -> str:
     rows = [table.columns, ["---"] + ["---:"] * (table.shape[1] - 1), *table.values.tolist()]
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     counts, seconds = run.info["data"]["counts"]["test"], sum(run.info["seconds"].values())
+    uncounted = "" if run.rounds["seconds"].iloc[0] else ", validation between the rounds of slimming not counted"
     lines.append(
         f"\nMeasured on the test set of {run.info['data']['name']} ({sum(counts.values())} X-rays), "
         f"on {run.info['threads']} cores of an {run.info['cpu']} processor; "
-        f"training and measuring took {seconds / 60:.0f} minutes. "
+        f"the stages of the run took {seconds / 60:.0f} minutes{uncounted}. "
         "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, networks taking turns. "
         "Intervals, curves, confusion matrices and the rest stand in the report."
     )

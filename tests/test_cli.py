@@ -181,6 +181,7 @@ def test_predict_stops_at_a_broken_picture_or_names_it_and_goes_on(tmp_path):
     found = json.loads(done.stdout)["predictions"]
     assert [Path(row["file"]).name for row in found] == ["a.png", "b.png", "c.png"]
     assert ["error" in row for row in found] == [False, True, False]
+    assert run("predict", names[1], "--skip-unreadable").returncode == 2, "nothing was predicted"
 
 
 def test_version():
