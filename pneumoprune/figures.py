@@ -234,7 +234,8 @@ def simulated_run(
             "size_mb": 217.5 * share**2, "val_auc": 0.99 - 0.006 * (1 - share) ** 4 - rng.random(steps) * 1e-3, "seconds": 100 * share,
         })
         summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
-        info["settings"]["slim"] = {"tolerance": 0.005 + 0.001 * (seed % 4), "train": {"epochs": 2 + seed % 3}, "final": {"epochs": epochs}}
+        info["settings"]["slim"] = {"tolerance": 0.005 + 0.001 * (seed % 4), "train": {"epochs": 2 + seed % 3},
+                                    "final": {"epochs": epochs, "distillation": 0.7 * (seed % 2)}}
         summary["seeds"] = {name: {"shift_auc": rng.uniform(0.95, 0.99), "test_auc": rng.uniform(0.9, 0.97),
                                    "test_accuracy": rng.uniform(0.8, 0.95)} for name in ("slim", "slim-seed-1", "slim-seed-2")}
     halved = pd.DataFrame()

@@ -144,7 +144,10 @@ def test_mistakes_in_the_options(tmp_path):
 def test_interrupted_lab_says_how_to_go_on(tmp_path):
     "Ctrl-C after the first epoch: one line, exit code 130, the epoch kept (resuming it: test_training)"
     arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--out", str(tmp_path / "run")]
-    lab = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lab = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
+    )
     state = tmp_path / "run" / "checkpoints" / "original" / "state.json"
     give_up = time.monotonic() + 120
     while not state.exists() and time.monotonic() < give_up:
