@@ -9,8 +9,8 @@ __all__ = ['TRAINED_AS', 'LANGUAGES', 'KINDS', 'PUBLISHED', 'LITERATURE', 'METRI
            'sizes', 'channels', 'sensitivity_map', 'widths', 'tradeoff', 'forest', 'kinds', 'scores',
            'failures_by_kind', 'confident_errors', 'flow', 'data_table', 'comparison_table', 'literature_table',
            'times_smaller', 'times_faster', 'headline_table', 'metrics_table', 'shift_table', 'sizes_table',
-           'amounts_table', 'channels_table', 'latency_table', 'noninferiority_table', 'earlier_table', 'run_outcome',
-           'same_decisions', 'budgets', 'rehearsal', 'reproduce_table']
+           'amounts_table', 'channels_table', 'latency_table', 'noninferiority_table', 'recorded_runs', 'earlier_table',
+           'run_outcome', 'same_decisions', 'budgets', 'rehearsal', 'reproduce_table']
 
 # %% ../nbs/09_figures.ipynb #cell-003
 import math
@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from .core import MODELS, PneumopruneError, atomic_path, model_colors, write_json
 from pneumoprune.evaluation import (
@@ -40,6 +40,7 @@ from pneumoprune.evaluation import (
     metrics_with_intervals,
     noninferiority,
     own_engine,
+    shift_aucs,
     speedups,
 )
 from .training import TrainSettings
@@ -1147,15 +1148,11 @@ def shift_table(
     lang: str = "en",  # 'en' or 'ru'
 ) -> pd.DataFrame:  # one row as they are, for each shift, and for the mean; one column for each network
     "AUC on the validation patients, as they are and under each simulated acquisition shift, and the mean of all"
-    val = run.predictions[run.predictions["split"].str.startswith("val")]
-    rows = {
-        split.removeprefix("val-"): [roc_auc_score(part["label"], part[name]) for name in run.models]
-        for split, part in val.groupby("split", sort=False)
-    }
-    rows["mean"] = np.mean(list(rows.values()), axis=0)
-    names = [_say("as they are" if kind == "val" else kind, lang) for kind in rows]
-    table = pd.DataFrame(list(rows.values()), index=names, columns=run.models).rename_axis(_say("shift", lang))
-    return table.map(lambda value: number(value, 4, lang=lang))
+    aucs = shift_aucs(run.predictions, run.models)
+    table = aucs.loc[[split for split in run.predictions["split"].unique() if split in aucs.index]]
+    table.index = [_say("as they are" if split == "val" else split.removeprefix("val-"), lang) for split in table.index]
+    table.loc[_say("mean", lang)] = aucs.mean()
+    return table.rename_axis(_say("shift", lang)).map(lambda value: number(value, 4, lang=lang))
 
 
 def sizes_table(
@@ -1254,18 +1251,24 @@ def noninferiority_table(
     return pd.DataFrame(rows)
 
 
+def recorded_runs(
+    run: RunLike,
+) -> pd.DataFrame:  # run, model, and what `run_outcome` tells; this run last, as "this run"
+    "Every run that was evaluated on this test set, as far as the folder records them"
+    here = [{"run": "this run", "model": name, **run_outcome(run.summary, name)} for name in run.models]
+    return pd.concat([run.earlier, pd.DataFrame(here)], ignore_index=True)
+
+
 def earlier_table(
     run: RunLike,
     *,
     lang: str = "en",  # 'en' or 'ru'
 ) -> pd.DataFrame:  # one row for each network of each run, this one last
     "The runs that were evaluated on this test set, so that nothing seen there is kept back; earlier ones where they are recorded"
-    shown = ("original", "masked", "slim-int8")
-    here = [{"run": _say("this run", lang), "model": name, **run_outcome(run.summary, name)} for name in shown if name in run.models]
-    rows = [row for row in run.earlier.to_dict("records") if row["model"] in shown] + here
+    rows = [row for row in recorded_runs(run).to_dict("records") if row["model"] in ("original", "masked", "slim-int8")]
     keys = {"shift_auc": "mean AUC, validation and shifts", "test_auc": "ROC AUC", "test_accuracy": "accuracy"}
     return pd.DataFrame([
-        {_say("run", lang): row["run"], _say("model", lang): row["model"]}
+        {_say("run", lang): _say("this run", lang) if row["run"] == "this run" else row["run"], _say("model", lang): row["model"]}
         | {_say(label, lang): number(row[key], 4 if key == "shift_auc" else 3, lang=lang) for key, label in keys.items()}
         | {_say("verdict", lang): " / ".join(_say(row[k], lang) for k in ("accuracy_verdict", "auc_verdict")) if row["model"] != "original" else ""}
         for row in rows

@@ -50,6 +50,7 @@ from pneumoprune.evaluation import (
     onnx_predictor,
     own_engine,
     peak_memory,
+    shift_aucs,
     speedups,
     torch_predictor,
 )
@@ -446,11 +447,6 @@ def _predictions(lab, models):
     return pd.concat(frames, ignore_index=True)
 
 
-def _mean_auc(val, name):
-    "Mean AUC over clean validation and every shift: the criterion by which a training is chosen"
-    return float(np.mean([roc_auc_score(part["label"], part[name]) for _, part in val.groupby("split")]))
-
-
 def summarise(
     predictions: pd.DataFrame,  # predictions.csv
     *,
@@ -460,10 +456,14 @@ def summarise(
     names = [name for name in MODELS if name in predictions]
     val = predictions[predictions["split"].str.startswith("val")]  # clean, and under every shift
     parts = {split: predictions[predictions["split"] == split] for split in ("val", "test")}
+    trained = [name for name in predictions if name == "slim" or name.startswith("slim-seed-")]
+    # the criterion by which a training is chosen: the mean over clean validation and every shift
+    aucs = shift_aucs(predictions, list(dict.fromkeys([*names, *trained])))
+    mean_auc = lambda name: float(np.mean(aucs[name].to_list()))
     models, comparisons = {}, {}
     for name in names:
         threshold = choose_threshold(val["label"].to_numpy(), val[name].to_numpy())
-        models[name] = {"threshold": threshold, "shift_auc": _mean_auc(val, name)}
+        models[name] = {"threshold": threshold, "shift_auc": mean_auc(name)}
         at = {"validation": ("val", threshold), "test": ("test", threshold), "test_at_half": ("test", 0.5)}
         for key, (split, cut) in at.items():
             part = parts[split]
@@ -478,10 +478,10 @@ def summarise(
         )
         comparisons[name] = {**result, "noninferiority": noninferiority(result)}
     seeds = {}
-    for name in [n for n in predictions if n == "slim" or n.startswith("slim-seed-")]:
+    for name in trained:
         threshold = choose_threshold(val["label"].to_numpy(), val[name].to_numpy())
         hits = (test[name] >= threshold) == test["label"]
-        seeds[name] = {"shift_auc": _mean_auc(val, name), "test_auc": float(roc_auc_score(test["label"], test[name])),
+        seeds[name] = {"shift_auc": mean_auc(name), "test_auc": float(roc_auc_score(test["label"], test[name])),
                        "test_accuracy": float(hits.mean())}
     return {"models": models, "comparisons": comparisons, "seeds": seeds}
 
