@@ -111,20 +111,22 @@ def lab_settings(
     settings = LabSettings(size=size, seed=seed, limit=limit, rounds=rounds)
     train = dict(epochs=epochs, seed=seed, device=device)
     if synthetic or quick:  # few pictures: more steps out of them, and weights averaged over fewer of the steps
-        train |= dict(batch_size=16, ema=0.9, augment=0.5, progression=(), restart=None)
+        # and float32 everywhere, so that a rehearsal says the same on every processor
+        train |= dict(batch_size=16, ema=0.9, augment=0.5, progression=(), restart=None, precision="fp32")
     slimming = replace(settings.slim, **budgets)
     if synthetic:
         # AUC on some ninety validation phantoms is known to 0.04 or so: a finer tolerance would be noise
-        slimming = replace(slimming, tolerance=0.05)
+        slimming = replace(slimming, tolerance=0.05, committee=2, final=replace(slimming.final, epochs=12))
         settings = replace(settings, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
     if quick:
         # a quarter of AlexNet's width: the stages are the same, the minutes are not
         settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5,
                            sensitivity=(0.5,), amounts=(0.2,))
-        once = replace(slimming.train, epochs=1)
-        slimming = replace(slimming, rounds=2, seeds=2, train=once, final=replace(once, epochs=2))
+        shorter = lambda training, epochs: replace(training, epochs=epochs)
+        slimming = replace(slimming, rounds=2, seeds=2, committee=2, train=shorter(slimming.train, 1),
+                           scratch=shorter(slimming.scratch, 1), final=shorter(slimming.final, 2))
     fine = {key: value for key, value in train.items() if key != "epochs"}
-    slimming = replace(slimming, train=replace(slimming.train, **fine), final=replace(slimming.final, **fine))
+    slimming = replace(slimming, **{key: replace(getattr(slimming, key), **fine) for key in ("train", "scratch", "final")})
     return replace(settings, slim=slimming, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
 
 # %% ../nbs/10_lab.ipynb #cell-007
@@ -136,6 +138,7 @@ class Run:
     info: dict  # run.json: settings, data, versions, machine, seconds per stage
     history: pd.DataFrame  # history.csv
     rounds: pd.DataFrame  # rounds.csv; empty before the slimming
+    committee: pd.DataFrame  # committee.csv: criterion of the teachers of the last training, each and together
     compaction: pd.DataFrame  # compaction.csv: channels of each layer before and after
     pruning: pd.DataFrame  # pruning.csv: channels of each layer after each round of the recipe
     sensitivity: pd.DataFrame  # sensitivity.csv: validation AUC with one layer pruned
@@ -161,7 +164,7 @@ class Run:
         return self.predictions[self.predictions["split"] == split]
 
 
-_OPTIONAL = ("rounds", "compaction", "pruning", "sensitivity", "inference", "amounts", "earlier")
+_OPTIONAL = ("rounds", "committee", "compaction", "pruning", "sensitivity", "inference", "amounts", "earlier")
 
 
 def load_run(
@@ -397,8 +400,9 @@ def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, n
     if not all(lab.weights(name).exists() for name in names):
         result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder)
         for name, network in {**result.others, "slim": result.network}.items():
-            lab.add_history(name, result.history[result.history["model"] == name])
             save_network(network, lab.weights(name))
+        for name, epochs in result.history.groupby("model", sort=False):
+            lab.add_history(name, epochs)
         lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
     return {name: load_network(lab.weights(name)) for name in names}
 

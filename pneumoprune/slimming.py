@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CRITERIA', 'Group', 'channel_groups', 'score_channels', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed',
-           'shift_auc', 'slim']
+           'shift_auc', 'slim', 'from_scratch']
 
 # %% ../nbs/06_slimming.ipynb #cell-003
 import copy
@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from torch import fx, nn
 from tqdm import tqdm
 
-from .alexnet import count_macs, count_parameters, input_planes, preprocess, size_mb
+from .alexnet import count_macs, count_parameters, initialise, input_planes, preprocess, size_mb
 from .compaction import compact
 from .core import MB, PneumopruneError, atomic_path
 from .data import XRays, shift_suite
@@ -250,10 +250,14 @@ class SlimSettings:
     train: TrainSettings = TrainSettings(  # after each round
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
-    final: TrainSettings = TrainSettings(  # of the network that was chosen
-        epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
+    committee: int = 6  # networks trained from scratch to be the teachers of the last training; 0: the rounds' teacher is
+    scratch: TrainSettings = TrainSettings(  # of each of them
+        epochs=12, lr=1e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
     )
-    dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
+    final: TrainSettings = TrainSettings(  # of the network that was chosen
+        epochs=30, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=1.0
+    )
+    dropout: float = 0.2  # in these two: AlexNet's one half is for 4096 neurons
     seeds: int = 1  # trainings of the chosen network, each with its own order and augmentation; the first counts
 
 
@@ -263,8 +267,9 @@ class Slimmed:
 
     network: nn.Module  # the chosen network, trained
     rounds: pd.DataFrame  # round, widths, parameters, macs, size_mb, val_auc, seconds (training, validation); round 0 is the network given
-    history: pd.DataFrame  # of the last trainings: "slim", then "slim-seed-1", …
+    history: pd.DataFrame  # of the committee, "committee-1", …, and of the last trainings, "slim", then "slim-seed-1", …
     others: dict[str, nn.Module]  # "slim-seed-1", …: the same network trained with other seeds
+    committee: pd.DataFrame  # network, val_auc: of each member, and of their mean probability ("together"); may be empty
 
 
 def shift_auc(
@@ -314,14 +319,14 @@ def slim(
     settings: SlimSettings,
     *,
     teacher: nn.Module,  # its answers are learnt in the rounds: the original, or a smaller network of the same function
-    folder: str | Path | None = None,  # rounds.csv and checkpoints; a run that was interrupted goes on from them
+    folder: str | Path | None = None,  # rounds.csv, committee.csv and checkpoints; a run that was interrupted goes on from them
     progress: Callable[[pd.DataFrame], None] | None = None,  # called with the rounds after each of them
 ) -> Slimmed:
-    "Rounds of score → remove → compact → fine-tune with distillation → validate, then one longer training"
+    "Rounds of score → remove → compact → fine-tune with distillation → validate, then a longer training with a committee as teacher"
     suite = shift_suite(xrays.part("val"), seed=settings.train.seed)
     where = lambda name: Path(folder) / "checkpoints" / name if folder else None
     example = preprocess(xrays.part("val").images[:4], planes=input_planes(model)).clone()
-    chosen = current = model
+    before = chosen = current = model
     rows, seconds = [], 0.0
     for number in tqdm(range(settings.rounds + 1), desc="slimming", unit="round"):
         if number:
@@ -337,19 +342,61 @@ def slim(
         met = _within_budget(settings, model, current, xrays.size)
         if met is None and rows[-1]["val_auc"] < rows[0]["val_auc"] - settings.tolerance:
             break  # one round too far: the network before it is the smallest that holds
-        chosen = current
+        before, chosen = chosen, current
         if met or (number and rows[-1]["parameters"] == rows[-2]["parameters"]):
             break
-    networks, histories = {}, []
+    committee, histories = _committee(before, xrays, settings, where)
+    judged = _judge_committee(committee, suite)
+    if folder and len(judged):
+        with atomic_path(Path(folder) / "committee.csv") as draft:
+            judged.to_csv(draft, index=False)
+    networks = {}
     for seed in range(settings.seeds):
         name = f"slim-seed-{seed}" if seed else "slim"
-        networks[name] = copy.deepcopy(chosen)
-        for layer in networks[name].modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = settings.dropout
+        networks[name] = _with_dropout(copy.deepcopy(chosen), settings.dropout)
         train = replace(settings.final, seed=settings.final.seed + seed)
-        histories.append(fit(networks[name], xrays, train, name=name, folder=where(name), teacher=teacher))
-    return Slimmed(networks.pop("slim"), pd.DataFrame(rows), pd.concat(histories, ignore_index=True), networks)
+        histories.append(fit(networks[name], xrays, train, name=name, folder=where(name), teacher=committee or teacher))
+    return Slimmed(networks.pop("slim"), pd.DataFrame(rows), pd.concat(histories, ignore_index=True), networks, judged)
+
+
+def _with_dropout(model, p):
+    "`model`, its dropout set"
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = p
+    return model
+
+
+def from_scratch(
+    model: nn.Module,  # left untouched
+    seed: int,  # of the weights
+) -> nn.Module:  # not trained
+    "A network of the same shape with fresh weights"
+    fresh = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        initialise(fresh)
+    return fresh
+
+
+def _committee(shape, xrays, settings, where):
+    "Networks of one shape, each with weights, order and augmentation of its own; and their histories"
+    members, histories = [], []
+    for number in range(1, settings.committee + 1):
+        name, train = f"committee-{number}", replace(settings.scratch, seed=settings.scratch.seed + number)
+        member = _with_dropout(from_scratch(shape, train.seed), settings.dropout)
+        histories.append(fit(member, xrays, train, name=name, folder=where(name)))
+        members.append(member)
+    return members, histories
+
+
+def _judge_committee(members, suite):
+    "The criterion for each member, and for what they say together"
+    answers = {f"committee-{k}": [predict(member, part) for part in suite.values()] for k, member in enumerate(members, 1)}
+    if answers:
+        answers["together"] = [np.mean(given, axis=0) for given in zip(*answers.values())]
+    judge = lambda given: float(np.mean([roc_auc_score(part.labels, p) for part, p in zip(suite.values(), given)]))
+    return pd.DataFrame([(name, judge(given)) for name, given in answers.items()], columns=["network", "val_auc"])
 
 
 def _row(number, network, suite, size):

@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -182,6 +184,7 @@ def accelerator_for(settings: TrainSettings) -> Accelerator:
     "The device, precision and processes of a training: Accelerate decides, the settings may insist"
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise PneumopruneError("this machine has no CUDA device that PyTorch can use; train with device 'auto' or 'cpu'")
+    AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
     precision, cpu = settings.precision, settings.device == "cpu"
     if precision == "auto":
         precision = "bf16" if _has_bf16(cpu) else "fp32"
@@ -288,7 +291,17 @@ def _batches(accelerator, settings, train):
     return accelerator.prepare(loader)
 
 
-def _train_epoch(net, teacher, train, loader, optimizer, scheduler, averaged, weight, settings, accelerator, epoch, bar):
+@torch.no_grad()
+def _answer(teachers, pictures, accelerator):
+    "Mean logits of the teachers for these pictures, or None where there are none"
+    if not teachers:
+        return None
+    with accelerator.autocast():
+        views = [preprocess(pictures, planes=input_planes(t)).contiguous(memory_format=torch.channels_last) for t in teachers]
+        return torch.stack([teacher(view).float() for teacher, view in zip(teachers, views)]).mean(0)
+
+
+def _train_epoch(net, teachers, train, loader, optimizer, scheduler, averaged, weight, settings, accelerator, epoch, bar):
     "One pass over the training pictures; mean loss and accuracy on the augmented pictures"
     side, device = settings.side(epoch, train.size), accelerator.device
     # what is random in an epoch follows from seed, epoch and process alone: a resumed run repeats it
@@ -304,12 +317,8 @@ def _train_epoch(net, teacher, train, loader, optimizer, scheduler, averaged, we
         pictures = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect, generator=generator)
         pictures = pictures.to(device)
         x = preprocess(pictures, planes=input_planes(net)).contiguous(memory_format=torch.channels_last)
-        answer = None
-        if teacher is not None:
-            with torch.no_grad():
-                answer = teacher(preprocess(pictures, planes=input_planes(teacher)).contiguous(memory_format=torch.channels_last))
         logits = net(x)
-        loss = _loss(logits, labels, weight, settings, answer)
+        loss = _loss(logits, labels, weight, settings, _answer(teachers, pictures, accelerator))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(net.parameters(), settings.clip)
         optimizer.step()
@@ -331,7 +340,7 @@ def fit(
     name: str = "original",  # the network's name in the history and on the progress bar
     folder: str | Path | None = None,  # where checkpoints go; None keeps none
     resume: bool = True,  # go on from the folder's last complete epoch, or return its finished training
-    teacher: nn.Module | None = None,  # a trained network whose answers `model` should also learn
+    teacher: nn.Module | Sequence[nn.Module] | None = None,  # trained; `model` learns its answers too, of several their mean
 ) -> pd.DataFrame:  # one row per epoch, columns `HISTORY`; losses in nats, accuracy in [0, 1]
     """
     Train `model` and leave it holding the averaged weights of the last epoch, in evaluation mode.
@@ -343,12 +352,13 @@ def fit(
     for split, part in (("train", train), ("val", val)):
         if len(np.unique(part.labels)) < 2:
             raise PneumopruneError(f"the split {split!r} needs pictures of both classes; split the X-rays first")
-    teacher = teacher if settings.distillation else None
+    teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
+    teachers = teachers if settings.distillation else []
     accelerator = accelerator_for(settings)
     # a run on a GPU may go on elsewhere: device and precision are no part of what the training is
     identity = {k: v for k, v in asdict(settings).items() if k not in ("device", "precision")}
     identity |= {"name": name, "data": xrays.fingerprint, "train": len(train), "val": len(val), "size": xrays.size,
-                 "weights": sum(p.numel() for p in model.parameters()), "teacher": teacher is not None}
+                 "weights": sum(p.numel() for p in model.parameters()), "teacher": len(teachers)}
     identity |= {"progression": [list(pair) for pair in settings.progression], "restart": settings.restart and list(settings.restart)}
     files = _Checkpoints(folder, accelerator, identity)
     if not resume and folder and Path(folder, "state.json").exists():
@@ -360,11 +370,11 @@ def fit(
         return pd.DataFrame(done[0], columns=HISTORY)
 
     with torch.random.fork_rng():
-        history = _run(model, train, val, settings, name, files, teacher, accelerator)
+        history = _run(model, train, val, settings, name, files, teachers, accelerator)
     return pd.DataFrame(history, columns=HISTORY)
 
 
-def _run(model, train, val, settings, name, files, teacher, accelerator):
+def _run(model, train, val, settings, name, files, teachers, accelerator):
     "The epochs of `fit`"
     device = accelerator.device
     model.to(device, memory_format=torch.channels_last)
@@ -381,8 +391,7 @@ def _run(model, train, val, settings, name, files, teacher, accelerator):
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, settings.epochs * len(loader)))
     net, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     accelerator.register_for_checkpointing(averaged)
-    if teacher is not None:
-        teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval()
+    teachers = [copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval() for teacher in teachers]
     counts = np.bincount(train.labels, minlength=2)
     weight = torch.as_tensor(len(train) / (2 * counts), dtype=torch.float32, device=device)
 
@@ -392,13 +401,15 @@ def _run(model, train, val, settings, name, files, teacher, accelerator):
     with tqdm(total=settings.epochs * len(loader), initial=len(history) * len(loader), desc=name, unit="step", **pace) as bar:
         for epoch in range(len(history), settings.epochs):
             start = time.perf_counter()
-            loss, accuracy = _train_epoch(net, teacher, train, loader, optimizer, scheduler, averaged, weight, settings,
+            loss, accuracy = _train_epoch(net, teachers, train, loader, optimizer, scheduler, averaged, weight, settings,
                                           accelerator, epoch, bar)
             val_loss, val_accuracy, val_auc = _validate(averaged.module, val, device, settings.side(epoch, val.size))
             row = (name, epoch + 1, loss, accuracy, val_loss, val_accuracy, val_auc, time.perf_counter() - start)
             history.append({k: float(v) if isinstance(v, np.floating) else v for k, v in zip(HISTORY, row)})
             files.save(history, averaged.module)
             bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", val_auc=f"{val_auc:.4f}")
+    # bf16 was for training: what is left predicts, is compacted and exported in float32
+    accelerator.unwrap_model(net, keep_fp32_wrapper=False)
     model.load_state_dict(averaged.module.state_dict())
     files.finish(averaged.module)
     model.to("cpu").eval()
