@@ -82,7 +82,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="*", type=int, default=range(len(HELD_OUT)), help="series to hold out, by number")
+    parser.add_argument("--only", nargs="*", type=int, default=range(len(HELD_OUT)), help="which to hold out, by number")
     options = parser.parse_args()
     xrays = load_xrays(options.data, 224)
     read = lambda: pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=["held_out"])

@@ -53,7 +53,7 @@ def initialise(
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        elif hasattr(layer, "reset_parameters"):  # normalisation, in networks that have it
             layer.reset_parameters()
 
 

@@ -111,20 +111,20 @@ def lab_settings(
     settings = LabSettings(size=size, seed=seed, limit=limit, rounds=rounds)
     train = dict(epochs=epochs, seed=seed, device=device)
     if synthetic or quick:  # few pictures: more steps out of them, and weights averaged over fewer of the steps
-        # and float32 everywhere, so that a rehearsal says the same on every processor
+        # and float32, so that what it shows doesn't hang on whether the processor has bfloat16
         train |= dict(batch_size=16, ema=0.9, augment=0.5, progression=(), restart=None, precision="fp32")
     slimming = replace(settings.slim, **budgets)
     if synthetic:
-        # AUC on some ninety validation phantoms is known to 0.04 or so: a finer tolerance would be noise
+        # AUC on some ninety validation phantoms is known to 0.04 or so: a finer tolerance would be noise, and so would be
+        # what a longer training with more teachers brings
         slimming = replace(slimming, tolerance=0.05, committee=2, final=replace(slimming.final, epochs=12))
         settings = replace(settings, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
     if quick:
         # a quarter of AlexNet's width: the stages are the same, the minutes are not
         settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5,
                            sensitivity=(0.5,), amounts=(0.2,))
-        shorter = lambda training, epochs: replace(training, epochs=epochs)
-        slimming = replace(slimming, rounds=2, seeds=2, committee=2, train=shorter(slimming.train, 1),
-                           scratch=shorter(slimming.scratch, 1), final=shorter(slimming.final, 2))
+        slimming = replace(slimming, rounds=2, seeds=2, committee=2, train=replace(slimming.train, epochs=1),
+                           scratch=replace(slimming.scratch, epochs=1), final=replace(slimming.final, epochs=2))
     fine = {key: value for key, value in train.items() if key != "epochs"}
     slimming = replace(slimming, **{key: replace(getattr(slimming, key), **fine) for key in ("train", "scratch", "final")})
     return replace(settings, slim=slimming, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
@@ -138,7 +138,7 @@ class Run:
     info: dict  # run.json: settings, data, versions, machine, seconds per stage
     history: pd.DataFrame  # history.csv
     rounds: pd.DataFrame  # rounds.csv; empty before the slimming
-    committee: pd.DataFrame  # committee.csv: criterion of the teachers of the last training, each and together
+    committee: pd.DataFrame  # committee.csv: criterion of the teachers of slim's last training, each and together; may be empty
     compaction: pd.DataFrame  # compaction.csv: channels of each layer before and after
     pruning: pd.DataFrame  # pruning.csv: channels of each layer after each round of the recipe
     sensitivity: pd.DataFrame  # sensitivity.csv: validation AUC with one layer pruned
@@ -399,11 +399,11 @@ def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, n
     names = ["slim", *(f"slim-seed-{seed}" for seed in range(1, lab.settings.slim.seeds))]
     if not all(lab.weights(name).exists() for name in names):
         result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder)
-        for name, network in {**result.others, "slim": result.network}.items():
-            save_network(network, lab.weights(name))
         for name, epochs in result.history.groupby("model", sort=False):
             lab.add_history(name, epochs)
         lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
+        for name, network in {**result.others, "slim": result.network}.items():  # last, since weights say that all is done
+            save_network(network, lab.weights(name))
     return {name: load_network(lab.weights(name)) for name in names}
 
 # %% ../nbs/10_lab.ipynb #cell-019

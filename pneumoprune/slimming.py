@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 from torch import fx, nn
 from tqdm import tqdm
@@ -250,14 +251,14 @@ class SlimSettings:
     train: TrainSettings = TrainSettings(  # after each round
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
-    committee: int = 6  # networks trained from scratch to be the teachers of the last training; 0: the rounds' teacher is
-    scratch: TrainSettings = TrainSettings(  # of each of them
+    committee: int = 6  # networks trained from scratch to be the teachers of the last training; with 0, that of the rounds teaches
+    scratch: TrainSettings = TrainSettings(  # of each network of the committee
         epochs=12, lr=1e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
     )
-    final: TrainSettings = TrainSettings(  # of the network that was chosen
+    final: TrainSettings = TrainSettings(  # of the network that was chosen; from its teachers alone, who have seen the labels
         epochs=30, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=1.0
     )
-    dropout: float = 0.2  # in these two: AlexNet's one half is for 4096 neurons
+    dropout: float = 0.2  # of both: AlexNet's one half is for 4096 neurons
     seeds: int = 1  # trainings of the chosen network, each with its own order and augmentation; the first counts
 
 
@@ -269,7 +270,7 @@ class Slimmed:
     rounds: pd.DataFrame  # round, widths, parameters, macs, size_mb, val_auc, seconds (training, validation); round 0 is the network given
     history: pd.DataFrame  # of the committee, "committee-1", …, and of the last trainings, "slim", then "slim-seed-1", …
     others: dict[str, nn.Module]  # "slim-seed-1", …: the same network trained with other seeds
-    committee: pd.DataFrame  # network, val_auc: of each member, and of their mean probability ("together"); may be empty
+    committee: pd.DataFrame  # network, val_auc: of each member, and of the mean of their logits ("together"); may be empty
 
 
 def shift_auc(
@@ -277,7 +278,12 @@ def shift_auc(
     suite: dict[str, XRays],  # of `shift_suite`
 ) -> float:  # in [0, 1]
     "Mean AUC over clean validation pictures and the same under every shift: the criterion of every choice"
-    return float(np.mean([roc_auc_score(part.labels, predict(model, part)) for part in suite.values()]))
+    return _mean_auc(suite, [predict(model, part) for part in suite.values()])
+
+
+def _mean_auc(suite, answers):
+    "Mean of the AUCs of the answers to each part of the suite"
+    return float(np.mean([roc_auc_score(part.labels, answer) for part, answer in zip(suite.values(), answers)]))
 
 
 def _speedup(original, model, size, repeats=15):
@@ -342,10 +348,12 @@ def slim(
         met = _within_budget(settings, model, current, xrays.size)
         if met is None and rows[-1]["val_auc"] < rows[0]["val_auc"] - settings.tolerance:
             break  # one round too far: the network before it is the smallest that holds
-        before, chosen = chosen, current
-        if met or (number and rows[-1]["parameters"] == rows[-2]["parameters"]):
+        removed = number and rows[-1]["parameters"] < rows[-2]["parameters"]
+        before, chosen = chosen if removed else before, current
+        if met or (number and not removed):
             break
-    committee, histories = _committee(before, xrays, settings, where)
+    # the shape of the round before; but a committee of the network given would cost more than all the rest
+    committee, histories = _committee(chosen if before is model else before, xrays, settings, where)
     judged = _judge_committee(committee, suite)
     if folder and len(judged):
         with atomic_path(Path(folder) / "committee.csv") as draft:
@@ -355,7 +363,8 @@ def slim(
         name = f"slim-seed-{seed}" if seed else "slim"
         networks[name] = _with_dropout(copy.deepcopy(chosen), settings.dropout)
         train = replace(settings.final, seed=settings.final.seed + seed)
-        histories.append(fit(networks[name], xrays, train, name=name, folder=where(name), teacher=committee or teacher))
+        teachers = list(committee.values()) or teacher
+        histories.append(fit(networks[name], xrays, train, name=name, folder=where(name), teacher=teachers))
     return Slimmed(networks.pop("slim"), pd.DataFrame(rows), pd.concat(histories, ignore_index=True), networks, judged)
 
 
@@ -380,23 +389,23 @@ def from_scratch(
 
 
 def _committee(shape, xrays, settings, where):
-    "Networks of one shape, each with weights, order and augmentation of its own; and their histories"
-    members, histories = [], []
-    for number in range(1, settings.committee + 1):
-        name, train = f"committee-{number}", replace(settings.scratch, seed=settings.scratch.seed + number)
-        member = _with_dropout(from_scratch(shape, train.seed), settings.dropout)
-        histories.append(fit(member, xrays, train, name=name, folder=where(name)))
-        members.append(member)
+    "Networks of one shape by name, each with weights, order and augmentation of its own; and their histories"
+    members, histories = {}, []
+    for number in range(1, settings.committee + 1 if settings.final.distillation else 1):
+        # far from the seeds of the last trainings, which are not to see the pictures their teachers saw
+        name, train = f"committee-{number}", replace(settings.scratch, seed=settings.scratch.seed + 100 * number)
+        members[name] = _with_dropout(from_scratch(shape, train.seed), settings.dropout)
+        histories.append(fit(members[name], xrays, train, name=name, folder=where(name)))
     return members, histories
 
 
 def _judge_committee(members, suite):
     "The criterion for each member, and for what they say together"
-    answers = {f"committee-{k}": [predict(member, part) for part in suite.values()] for k, member in enumerate(members, 1)}
+    log_odds = lambda member: [logit(predict(member, part).clip(1e-12, 1 - 1e-12)) for part in suite.values()]
+    answers = {name: log_odds(member) for name, member in members.items()}
     if answers:
         answers["together"] = [np.mean(given, axis=0) for given in zip(*answers.values())]
-    judge = lambda given: float(np.mean([roc_auc_score(part.labels, p) for part, p in zip(suite.values(), given)]))
-    return pd.DataFrame([(name, judge(given)) for name, given in answers.items()], columns=["network", "val_auc"])
+    return pd.DataFrame([(name, _mean_auc(suite, given)) for name, given in answers.items()], columns=["network", "val_auc"])
 
 
 def _row(number, network, suite, size):

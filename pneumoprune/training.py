@@ -8,6 +8,7 @@ __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'accelerator_for', 
 # %% ../nbs/03_training.ipynb #cell-003
 import copy
 import math
+import os
 import shutil
 import sys
 import time
@@ -184,7 +185,9 @@ def accelerator_for(settings: TrainSettings) -> Accelerator:
     "The device, precision and processes of a training: Accelerate decides, the settings may insist"
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise PneumopruneError("this machine has no CUDA device that PyTorch can use; train with device 'auto' or 'cpu'")
-    AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
+    # an earlier training of this process may have had another precision or device, which Accelerate keeps; where several
+    # processes train together, the group they form stays
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)
     precision, cpu = settings.precision, settings.device == "cpu"
     if precision == "auto":
         precision = "bf16" if _has_bf16(cpu) else "fp32"
@@ -297,8 +300,9 @@ def _answer(teachers, pictures, accelerator):
     if not teachers:
         return None
     with accelerator.autocast():
-        views = [preprocess(pictures, planes=input_planes(t)).contiguous(memory_format=torch.channels_last) for t in teachers]
-        return torch.stack([teacher(view).float() for teacher, view in zip(teachers, views)]).mean(0)
+        planes = [input_planes(teacher) for teacher in teachers]
+        views = {n: preprocess(pictures, planes=n).contiguous(memory_format=torch.channels_last) for n in set(planes)}
+        return torch.stack([teacher(views[n]).float() for teacher, n in zip(teachers, planes)]).mean(0)
 
 
 def _train_epoch(net, teachers, train, loader, optimizer, scheduler, averaged, weight, settings, accelerator, epoch, bar):
@@ -340,10 +344,10 @@ def fit(
     name: str = "original",  # the network's name in the history and on the progress bar
     folder: str | Path | None = None,  # where checkpoints go; None keeps none
     resume: bool = True,  # go on from the folder's last complete epoch, or return its finished training
-    teacher: nn.Module | Sequence[nn.Module] | None = None,  # trained; `model` learns its answers too, of several their mean
+    teacher: nn.Module | Sequence[nn.Module] | None = None,  # trained: `model` learns its logits, of several their mean
 ) -> pd.DataFrame:  # one row per epoch, columns `HISTORY`; losses in nats, accuracy in [0, 1]
     """
-    Train `model` and leave it holding the averaged weights of the last epoch, in evaluation mode.
+    Train `model` and leave it holding the averaged weights of the last epoch, in evaluation mode, in float32, on the CPU.
 
     `folder` holds `last.safetensors` and `best.safetensors` (best validation AUC) at the end. Raises
     `PneumopruneError` when `folder` holds a training with other settings, or when a split is missing or has one class.
@@ -366,7 +370,7 @@ def fit(
     done = files.finished() if resume else None
     if done:
         model.load_state_dict(done[1])
-        model.eval()
+        model.to(memory_format=torch.channels_last).eval()  # as training leaves it: answers agree to the last bit
         return pd.DataFrame(done[0], columns=HISTORY)
 
     with torch.random.fork_rng():
@@ -410,6 +414,7 @@ def _run(model, train, val, settings, name, files, teachers, accelerator):
             bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", val_auc=f"{val_auc:.4f}")
     # bf16 was for training: what is left predicts, is compacted and exported in float32
     accelerator.unwrap_model(net, keep_fp32_wrapper=False)
+    vars(model).pop("forward", None)  # what unwrapping leaves would shadow the class's own
     model.load_state_dict(averaged.module.state_dict())
     files.finish(averaged.module)
     model.to("cpu").eval()
