@@ -236,10 +236,10 @@ def simulated_run(
         })
         summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
         info["settings"]["slim"] = {"tolerance": 0.005 + 0.001 * (seed % 4), "train": {"epochs": 2 + seed % 3},
-                                    "final": {"epochs": epochs, "distillation": 0.7 * (seed % 2)}, "committee": 3 * (seed % 4 == 1)}
-        if info["settings"]["slim"]["committee"]:
-            names = ["committee-1", "committee-2", "committee-3", "together"]
-            teachers = pd.DataFrame({"network": names, "val_auc": rng.uniform(0.97, 0.99, 4)})
+                                    "final": {"epochs": epochs, "distillation": 0.7}, "scratch": {"epochs": 5 + seed % 7},
+                                    "committee": 2 + seed % 5}
+        names = [*(f"committee-{k}" for k in range(1, 3 + seed % 5)), "together"]
+        teachers = pd.DataFrame({"network": names, "val_auc": rng.uniform(0.97, 0.99, len(names))})
         summary["seeds"] = {name: {"shift_auc": rng.uniform(0.95, 0.99), "test_auc": rng.uniform(0.9, 0.97),
                                    "test_accuracy": rng.uniform(0.8, 0.95)} for name in ("slim", "slim-seed-1", "slim-seed-2")}
     halved = pd.DataFrame()
