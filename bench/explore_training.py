@@ -24,7 +24,7 @@ from pneumoprune.slimming import SlimSettings, shift_auc
 from pneumoprune.training import fit, predict
 
 CONV, LINEAR = (16, 24, 40, 64, 32), (64, 144)
-BASE = replace(SlimSettings().scratch, aspect=0.12)
+BASE = replace(SlimSettings().final, lr=1e-3, aspect=0.12)
 VARIANTS = {  # name -> (changes of the training, dropout); with distillation, the teacher is asked
     "base: learning rate 0.001, dropout 0.2, aspect 0.12": ({}, 0.2),
     "aspect 0.3": ({"aspect": 0.3}, 0.2),

@@ -62,7 +62,7 @@ class RunLike(Protocol):
     predictions: pd.DataFrame  # split, name, patient, label, and a column of probabilities for each model
     latency: pd.DataFrame  # model, engine, batch, threads, repeat, milliseconds
     amounts: pd.DataFrame  # amount, AUC and file (MB) in float32 and int8; may be empty
-    earlier: pd.DataFrame  # earlier runs that were evaluated on the same test set; may be empty
+    earlier: pd.DataFrame  # other runs that were evaluated on the same test set; may be empty
     summary: dict  # models and comparisons: summary.json
     models: list[str]  # networks of this run, in the order of every table
     synthetic: bool  # whether the pictures are phantoms
@@ -225,7 +225,7 @@ def simulated_run(
         "compaction": {"difference_float64": float(1e-14 * rng.random()), "difference_float32": float(1e-6 * rng.random()),
                        "inputs_checked": 12 + seed},
     }
-    path, teachers = pd.DataFrame(), pd.DataFrame()
+    path = pd.DataFrame()
     if "slim" in models:
         steps = 6 + seed % 3
         share = np.geomspace(1, 0.05 + 0.002 * (seed % 9), steps)
@@ -236,10 +236,7 @@ def simulated_run(
         })
         summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
         info["settings"]["slim"] = {"tolerance": 0.005 + 0.001 * (seed % 4), "train": {"epochs": 2 + seed % 3},
-                                    "final": {"epochs": epochs, "distillation": 0.7}, "scratch": {"epochs": 5 + seed % 7},
-                                    "committee": 2 + seed % 5}
-        names = [*(f"committee-{k}" for k in range(1, 3 + seed % 5)), "together"]
-        teachers = pd.DataFrame({"network": names, "val_auc": rng.uniform(0.97, 0.99, len(names))})
+                                    "final": {"epochs": epochs, "distillation": 0.7 * (seed % 2)}}
         summary["seeds"] = {name: {"shift_auc": rng.uniform(0.95, 0.99), "test_auc": rng.uniform(0.9, 0.97),
                                    "test_accuracy": rng.uniform(0.8, 0.95)} for name in ("slim", "slim-seed-1", "slim-seed-2")}
     halved = pd.DataFrame()
@@ -262,7 +259,7 @@ def simulated_run(
     minds = pd.DataFrame([(layer, a, 0.99 - a**3 * rng.uniform(0, 0.4)) for layer in _LAYERS for a in amounts],
                          columns=["layer", "amount", "auc"])
     compacted = _simulated_compaction(pruned) if "compacted" in models else pd.DataFrame()
-    tables = {"history": history, "rounds": path, "committee": teachers, "pruning": pruned, "compaction": compacted, "sensitivity": minds,
+    tables = {"history": history, "rounds": path, "pruning": pruned, "compaction": compacted, "sensitivity": minds,
               "predictions": predictions, "latency": times, "inference": whole, "amounts": halved}
     if folder is not None:
         for name, table in tables.items():

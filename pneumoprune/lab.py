@@ -115,18 +115,17 @@ def lab_settings(
         train |= dict(batch_size=16, ema=0.9, augment=0.5, progression=(), restart=None, precision="fp32")
     slimming = replace(settings.slim, **budgets)
     if synthetic:
-        # AUC on some ninety validation phantoms is known to 0.04 or so: a finer tolerance would be noise, and so would be
-        # what a longer training with more teachers brings
-        slimming = replace(slimming, tolerance=0.05, committee=2, final=replace(slimming.final, epochs=12))
+        # AUC on some ninety validation phantoms is known to 0.04 or so: a finer tolerance would be noise
+        slimming = replace(slimming, tolerance=0.05)
         settings = replace(settings, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
     if quick:
         # a quarter of AlexNet's width: the stages are the same, the minutes are not
         settings = replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), resamples=200, repeats=5,
                            sensitivity=(0.5,), amounts=(0.2,))
-        slimming = replace(slimming, rounds=2, seeds=2, committee=2, train=replace(slimming.train, epochs=1),
-                           scratch=replace(slimming.scratch, epochs=1), final=replace(slimming.final, epochs=2))
+        once = replace(slimming.train, epochs=1)
+        slimming = replace(slimming, rounds=2, seeds=2, train=once, final=replace(once, epochs=2))
     fine = {key: value for key, value in train.items() if key != "epochs"}
-    slimming = replace(slimming, **{key: replace(getattr(slimming, key), **fine) for key in ("train", "scratch", "final")})
+    slimming = replace(slimming, train=replace(slimming.train, **fine), final=replace(slimming.final, **fine))
     return replace(settings, slim=slimming, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
 
 # %% ../nbs/10_lab.ipynb #cell-007
@@ -138,7 +137,6 @@ class Run:
     info: dict  # run.json: settings, data, versions, machine, seconds per stage
     history: pd.DataFrame  # history.csv
     rounds: pd.DataFrame  # rounds.csv; empty before the slimming
-    committee: pd.DataFrame  # committee.csv: criterion of the teachers of slim's last training, each and together; may be empty
     compaction: pd.DataFrame  # compaction.csv: channels of each layer before and after
     pruning: pd.DataFrame  # pruning.csv: channels of each layer after each round of the recipe
     sensitivity: pd.DataFrame  # sensitivity.csv: validation AUC with one layer pruned
@@ -146,7 +144,7 @@ class Run:
     latency: pd.DataFrame  # latency.csv
     inference: pd.DataFrame  # inference.csv: the whole test set, in turn
     amounts: pd.DataFrame  # amounts.csv: validation AUC and file of the recipe at several amounts, in 32 and 8 bits
-    earlier: pd.DataFrame  # earlier.csv: runs that were evaluated on the same test set before; laid there by whoever made them
+    earlier: pd.DataFrame  # earlier.csv: other runs that were evaluated on the same test set; laid there by whoever made them
     summary: dict  # summary.json
 
     @property
@@ -164,7 +162,7 @@ class Run:
         return self.predictions[self.predictions["split"] == split]
 
 
-_OPTIONAL = ("rounds", "committee", "compaction", "pruning", "sensitivity", "inference", "amounts", "earlier")
+_OPTIONAL = ("rounds", "compaction", "pruning", "sensitivity", "inference", "amounts", "earlier")
 
 
 def load_run(
@@ -399,11 +397,10 @@ def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, n
     names = ["slim", *(f"slim-seed-{seed}" for seed in range(1, lab.settings.slim.seeds))]
     if not all(lab.weights(name).exists() for name in names):
         result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder)
-        for name, epochs in result.history.groupby("model", sort=False):
-            lab.add_history(name, epochs)
-        lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
-        for name, network in {**result.others, "slim": result.network}.items():  # last, since weights say that all is done
+        for name, network in {**result.others, "slim": result.network}.items():
+            lab.add_history(name, result.history[result.history["model"] == name])
             save_network(network, lab.weights(name))
+        lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
     return {name: load_network(lab.weights(name)) for name in names}
 
 # %% ../nbs/10_lab.ipynb #cell-019

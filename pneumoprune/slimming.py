@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CRITERIA', 'Group', 'channel_groups', 'score_channels', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed',
-           'shift_auc', 'slim', 'from_scratch']
+           'shift_auc', 'slim']
 
 # %% ../nbs/06_slimming.ipynb #cell-003
 import copy
@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 from torch import fx, nn
 from tqdm import tqdm
 
-from .alexnet import count_macs, count_parameters, initialise, input_planes, preprocess, size_mb
+from .alexnet import count_macs, count_parameters, input_planes, preprocess, size_mb
 from .compaction import compact
 from .core import MB, PneumopruneError, atomic_path
 from .data import XRays, shift_suite
@@ -251,14 +250,10 @@ class SlimSettings:
     train: TrainSettings = TrainSettings(  # after each round
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
-    committee: int = 6  # networks trained from scratch to be the teachers of the last training; with 0, that of the rounds teaches
-    scratch: TrainSettings = TrainSettings(  # of each network of the committee
-        epochs=12, lr=1e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
+    final: TrainSettings = TrainSettings(  # of the network that was chosen
+        epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
     )
-    final: TrainSettings = TrainSettings(  # of the network that was chosen; from its teachers alone, who have seen the labels
-        epochs=30, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=1.0
-    )
-    dropout: float = 0.2  # of both: AlexNet's one half is for 4096 neurons
+    dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
     seeds: int = 1  # trainings of the chosen network, each with its own order and augmentation; the first counts
 
 
@@ -268,9 +263,8 @@ class Slimmed:
 
     network: nn.Module  # the chosen network, trained
     rounds: pd.DataFrame  # round, widths, parameters, macs, size_mb, val_auc, seconds (training, validation); round 0 is the network given
-    history: pd.DataFrame  # of the committee, "committee-1", …, and of the last trainings, "slim", then "slim-seed-1", …
+    history: pd.DataFrame  # of the last trainings: "slim", then "slim-seed-1", …
     others: dict[str, nn.Module]  # "slim-seed-1", …: the same network trained with other seeds
-    committee: pd.DataFrame  # network, val_auc: of each member, and of the mean of their logits ("together"); may be empty
 
 
 def shift_auc(
@@ -278,12 +272,7 @@ def shift_auc(
     suite: dict[str, XRays],  # of `shift_suite`
 ) -> float:  # in [0, 1]
     "Mean AUC over clean validation pictures and the same under every shift: the criterion of every choice"
-    return _mean_auc(suite, [predict(model, part) for part in suite.values()])
-
-
-def _mean_auc(suite, answers):
-    "Mean of the AUCs of the answers to each part of the suite"
-    return float(np.mean([roc_auc_score(part.labels, answer) for part, answer in zip(suite.values(), answers)]))
+    return float(np.mean([roc_auc_score(part.labels, predict(model, part)) for part in suite.values()]))
 
 
 def _speedup(original, model, size, repeats=15):
@@ -325,14 +314,14 @@ def slim(
     settings: SlimSettings,
     *,
     teacher: nn.Module,  # its answers are learnt in the rounds: the original, or a smaller network of the same function
-    folder: str | Path | None = None,  # rounds.csv, committee.csv and checkpoints; a run that was interrupted goes on from them
+    folder: str | Path | None = None,  # rounds.csv and checkpoints; a run that was interrupted goes on from them
     progress: Callable[[pd.DataFrame], None] | None = None,  # called with the rounds after each of them
 ) -> Slimmed:
-    "Rounds of score → remove → compact → fine-tune with distillation → validate, then a longer training with a committee as teacher"
+    "Rounds of score → remove → compact → fine-tune with distillation → validate, then one longer training"
     suite = shift_suite(xrays.part("val"), seed=settings.train.seed)
     where = lambda name: Path(folder) / "checkpoints" / name if folder else None
     example = preprocess(xrays.part("val").images[:4], planes=input_planes(model)).clone()
-    before = chosen = current = model
+    chosen = current = model
     rows, seconds = [], 0.0
     for number in tqdm(range(settings.rounds + 1), desc="slimming", unit="round"):
         if number:
@@ -348,64 +337,19 @@ def slim(
         met = _within_budget(settings, model, current, xrays.size)
         if met is None and rows[-1]["val_auc"] < rows[0]["val_auc"] - settings.tolerance:
             break  # one round too far: the network before it is the smallest that holds
-        removed = number and rows[-1]["parameters"] < rows[-2]["parameters"]
-        before, chosen = chosen if removed else before, current
-        if met or (number and not removed):
+        chosen = current
+        if met or (number and rows[-1]["parameters"] == rows[-2]["parameters"]):
             break
-    # the shape of the round before; but a committee of the network given would cost more than all the rest
-    committee, histories = _committee(chosen if before is model else before, xrays, settings, where)
-    judged = _judge_committee(committee, suite)
-    if folder and len(judged):
-        with atomic_path(Path(folder) / "committee.csv") as draft:
-            judged.to_csv(draft, index=False)
-    networks = {}
+    networks, histories = {}, []
     for seed in range(settings.seeds):
         name = f"slim-seed-{seed}" if seed else "slim"
-        networks[name] = _with_dropout(copy.deepcopy(chosen), settings.dropout)
+        networks[name] = copy.deepcopy(chosen)
+        for layer in networks[name].modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = settings.dropout
         train = replace(settings.final, seed=settings.final.seed + seed)
-        teachers = list(committee.values()) or teacher
-        histories.append(fit(networks[name], xrays, train, name=name, folder=where(name), teacher=teachers))
-    return Slimmed(networks.pop("slim"), pd.DataFrame(rows), pd.concat(histories, ignore_index=True), networks, judged)
-
-
-def _with_dropout(model, p):
-    "`model`, its dropout set"
-    for layer in model.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = p
-    return model
-
-
-def from_scratch(
-    model: nn.Module,  # left untouched
-    seed: int,  # of the weights
-) -> nn.Module:  # not trained
-    "A network of the same shape with fresh weights"
-    fresh = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        initialise(fresh)
-    return fresh
-
-
-def _committee(shape, xrays, settings, where):
-    "Networks of one shape by name, each with weights, order and augmentation of its own; and their histories"
-    members, histories = {}, []
-    for number in range(1, settings.committee + 1 if settings.final.distillation else 1):
-        # far from the seeds of the last trainings, which are not to see the pictures their teachers saw
-        name, train = f"committee-{number}", replace(settings.scratch, seed=settings.scratch.seed + 100 * number)
-        members[name] = _with_dropout(from_scratch(shape, train.seed), settings.dropout)
-        histories.append(fit(members[name], xrays, train, name=name, folder=where(name)))
-    return members, histories
-
-
-def _judge_committee(members, suite):
-    "The criterion for each member, and for what they say together"
-    log_odds = lambda member: [logit(predict(member, part).clip(1e-12, 1 - 1e-12)) for part in suite.values()]
-    answers = {name: log_odds(member) for name, member in members.items()}
-    if answers:
-        answers["together"] = [np.mean(given, axis=0) for given in zip(*answers.values())]
-    return pd.DataFrame([(name, _mean_auc(suite, given)) for name, given in answers.items()], columns=["network", "val_auc"])
+        histories.append(fit(networks[name], xrays, train, name=name, folder=where(name), teacher=teacher))
+    return Slimmed(networks.pop("slim"), pd.DataFrame(rows), pd.concat(histories, ignore_index=True), networks)
 
 
 def _row(number, network, suite, size):

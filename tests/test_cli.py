@@ -67,7 +67,7 @@ def finished(tmp_path_factory):
 def test_lab_writes_the_run_folder_and_says_what_it_found(finished):
     folder, done = finished
     names = {"run.json", "history.csv", "predictions.csv", "latency.csv", "summary.json", "pruning.csv", "rounds.csv",
-             "amounts.csv", "committee.csv", "models"}
+             "amounts.csv", "models"}
     assert names <= {p.name for p in (folder / "run").iterdir()}
     assert all(name in done.stdout for name in ("original", "masked", "compacted", "slim-int8"))
     assert "REHEARSAL" in done.stdout and "pneumoprune report" in done.stdout
