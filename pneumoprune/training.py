@@ -356,8 +356,8 @@ def fit(
     for split, part in (("train", train), ("val", val)):
         if len(np.unique(part.labels)) < 2:
             raise PneumopruneError(f"the split {split!r} needs pictures of both classes; split the X-rays first")
-    teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
-    teachers = teachers if settings.distillation else []
+    given = [teacher] if isinstance(teacher, nn.Module) else teacher or ()
+    teachers = list(given) if settings.distillation else []
     accelerator = accelerator_for(settings)
     # a run on a GPU may go on elsewhere: device and precision are no part of what the training is
     identity = {k: v for k, v in asdict(settings).items() if k not in ("device", "precision")}
