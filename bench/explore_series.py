@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 
 from pneumoprune.alexnet import narrow_alexnet
 from pneumoprune.core import atomic_path
-from pneumoprune.data import load_xrays, patient_of, shift_suite
+from pneumoprune.data import load_xrays, patient_of
+from pneumoprune.synthetic import shift_suite
 from pneumoprune.slimming import SlimSettings
 from pneumoprune.training import fit, predict
 

@@ -17,9 +17,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from pneumoprune.alexnet import narrow_alexnet
-from pneumoprune.compaction import load_network
+from pneumoprune.networks import load_network
 from pneumoprune.core import atomic_path
-from pneumoprune.data import load_xrays, shift_suite, split_validation
+from pneumoprune.data import load_xrays, split_validation
+from pneumoprune.synthetic import shift_suite
 from pneumoprune.slimming import SlimSettings, shift_auc
 from pneumoprune.training import fit, predict
 

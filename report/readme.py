@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from pneumoprune.figures import comparison_table, times_smaller
-from pneumoprune.lab import load_run
+from pneumoprune.run import load_run
 
 ROOT = Path(__file__).parent.parent
 MARKERS = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end of results -->)", re.S)

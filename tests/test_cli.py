@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pneumoprune.compaction import CompactionError, compact_file, save_network
+from pneumoprune.compaction import CompactionError
+from pneumoprune.networks import compact_file, save_network
 from pneumoprune.core import PneumopruneError, read_json, write_json
 from pneumoprune.training import TrainSettings, accelerator_for
 

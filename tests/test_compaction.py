@@ -16,16 +16,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from pneumoprune.alexnet import size_mb
-from pneumoprune.compaction import (
-    CompactionError,
-    ProofWarning,
-    carry_masks,
-    compact,
-    compact_file,
-    load_network,
-    restore,
-    save_network,
-)
+from pneumoprune.compaction import CompactionError, ProofWarning, carry_masks, compact, restore
+from pneumoprune.networks import compact_file, load_network, save_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
 

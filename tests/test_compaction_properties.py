@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from pneumoprune.compaction import ProofWarning, compact, load_network, restore, save_network
+from pneumoprune.compaction import ProofWarning, compact, restore
+from pneumoprune.networks import load_network, save_network
 
 EXAMPLES = int(os.environ.get("PNEUMOPRUNE_EXAMPLES", 0))
 profile = settings(

@@ -20,7 +20,6 @@ from PIL import Image
 from pneumoprune import data
 from pneumoprune.data import (
     CLASSES,
-    SHIFTS,
     DataError,
     XRays,
     dataset_table,
@@ -30,12 +29,10 @@ from pneumoprune.data import (
     merge_patients,
     participant_flow,
     patient_of,
-    phantoms,
-    shift_suite,
-    shifted,
     show_samples,
     split_validation,
 )
+from pneumoprune.synthetic import SHIFTS, phantoms, shift_suite, shifted
 
 REAL = Path(__file__).parents[2] / "shared/data/chest_xray.zip"
 SIZE = 64

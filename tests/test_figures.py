@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pneumoprune import figures as fg
 from pneumoprune.core import MODELS
-from pneumoprune.data import SHIFTS
+from pneumoprune.synthetic import SHIFTS
 from pneumoprune.figures import FigureError, simulated_run
 
 PLOTS = (

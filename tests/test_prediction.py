@@ -14,8 +14,9 @@ from PIL import Image
 from pneumoprune import prediction
 from pneumoprune.alexnet import narrow_alexnet
 from pneumoprune.core import read_json, sha256
-from pneumoprune.data import _decode, phantoms
-from pneumoprune.evaluation import peak_memory
+from pneumoprune.data import _decode
+from pneumoprune.synthetic import phantoms
+from pneumoprune.benchmark import peak_memory
 from pneumoprune.prediction import OnnxModel, PredictionError, occlusion_map, predict_files, read_image
 from pneumoprune.quantization import export_onnx
 

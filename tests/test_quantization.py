@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from pneumoprune.alexnet import fold_gray, narrow_alexnet, preprocess
 from pneumoprune.compaction import ProofWarning, compact
-from pneumoprune.data import phantoms
+from pneumoprune.synthetic import phantoms
 from pneumoprune.prediction import OnnxModel
 from pneumoprune.pruning import apply_recipe, prunable
 from pneumoprune.quantization import QuantizationError, export_onnx, predict_onnx, quantize_int8, set_threshold

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pneumoprune.evaluation import speedups
-from pneumoprune.lab import load_run, summarise
+from pneumoprune.benchmark import speedups
+from pneumoprune.run import load_run, summarise
 
 REFERENCE = Path(__file__).parent.parent / "results/reference"
 
