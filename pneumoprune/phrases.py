@@ -72,7 +72,7 @@ def significant(
         return number(value, 0)
     return number(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
-# %% ../nbs/06_phrases.ipynb #a738c2fe
+# %% ../nbs/06_phrases.ipynb #0e67ef70
 def bracketed(
     value: str,  # numbers as they are printed
     low: str,
@@ -88,9 +88,9 @@ def interval(
     *,
     signed: bool = False,  # with plus signs
 ) -> str:
-    "A value with its interval: `0.967 [0.950, 0.981]`"
+    "A value with its interval: `0.967 [0.950, 0.981]`; a dash where there is no value"
     value, low, high = (number(v, digits, signed=signed) for v in triple)
-    return bracketed(value, low, high)
+    return bracketed(value, low, high) if math.isfinite(triple[0]) else value
 
 # %% ../nbs/06_phrases.ipynb #94ac1b1f
 def scientific(
@@ -176,7 +176,7 @@ _RUSSIAN = {
     "version of {}": "версия {}", "minutes, {}": "этап {}, мин",
 }
 
-# %% ../nbs/06_phrases.ipynb #b77b2464
+# %% ../nbs/06_phrases.ipynb #326c3ea3
 def say(
     text: str,  # in English; a word without a Russian form is a `PhraseError`
 ) -> str:
@@ -184,5 +184,5 @@ def say(
     if _current == "en":
         return text
     if text not in _RUSSIAN:
-        raise PhraseError(f"There is no Russian word for {text!r}; add it to the table of words in nbs/06_phrases.ipynb")
+        raise PhraseError(f"There is no Russian word for {text!r}; add it to the table in nbs/06_phrases.ipynb")
     return _RUSSIAN[text]
