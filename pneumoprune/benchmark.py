@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .evaluation import EvaluationError
 from .core import MB, PneumopruneError
 
-# %% ../nbs/04_benchmark.ipynb #cell-048
+# %% ../nbs/04_benchmark.ipynb #e3f0d591
 @dataclass(frozen=True)
 class Predictor:
     "One contender: `make(threads)` builds the function images uint8 (B, 1, S, S) -> probabilities that is timed"
@@ -42,19 +42,16 @@ def torch_predictor(
     *,
     engine: str = "pytorch",  # name in the tables
 ) -> Predictor:
-    "A PyTorch network as a contender, with the project's preprocessing; run eagerly"
+    "A PyTorch network that takes images, as a contender; run eagerly"
 
     def make(threads):  # the harness sets PyTorch's threads: they belong to the process, not to the network
         import torch
 
-        from pneumoprune.alexnet import input_planes, preprocess
-
         network.eval()
-        planes = input_planes(network)
 
         def predict(images):
             with torch.inference_mode():
-                return network(preprocess(images, planes=planes)).softmax(1)[:, 1].numpy()
+                return network(torch.as_tensor(images)).softmax(1)[:, 1].numpy()
 
         return predict
 

@@ -386,14 +386,14 @@ def test_summary_by_hand():
 
 def test_torch_predictor_does_the_whole_job_and_threads_are_restored():
     torch = pytest.importorskip("torch")
-    from pneumoprune.alexnet import narrow_alexnet, preprocess
+    from pneumoprune.alexnet import narrow_alexnet
 
     network = narrow_alexnet((4, 4, 4, 4, 4), (8, 8), planes=1).train()
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 64, 64), dtype=np.uint8)
     before = torch.get_num_threads()
     predictor = ev.torch_predictor("slim", network)
     with torch.inference_mode():
-        expected = network.eval()(preprocess(images, planes=1)).softmax(1)[:, 1].numpy()
+        expected = network.eval()(torch.as_tensor(images)).softmax(1)[:, 1].numpy()
     network.train()
     assert np.allclose(predictor.make(1)(images), expected)
     counts = []
