@@ -6,7 +6,7 @@
 __all__ = ['BenchmarkError', 'in_turns', 'Predictor', 'torch_predictor', 'onnx_predictor', 'latency', 'latency_summary',
            'speedups', 'own_engine', 'inference_seconds', 'peak_memory']
 
-# %% ../nbs/04_benchmark.ipynb #bb6e8b16
+# %% ../nbs/04_benchmark.ipynb #60e22542
 import gc
 import os
 import subprocess
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .core import MB, PneumopruneError
+from .core import MB, PneumopruneError, open_onnx
 
 # %% ../nbs/04_benchmark.ipynb #1e8a68a8
 class BenchmarkError(PneumopruneError):
@@ -97,32 +97,29 @@ class Predictor:
     engine: str  # "pytorch", "onnxruntime", …
     make: Callable[[int], Callable[[np.ndarray], object]]
 
-# %% ../nbs/04_benchmark.ipynb #ce81e03c
+# %% ../nbs/04_benchmark.ipynb #3c5d0dce
 def torch_predictor(
     model: str,  # name in the tables
     network,  # nn.Module with two outputs on the CPU; put into evaluation mode
     *,
     engine: str = "pytorch",  # name in the tables
 ) -> Predictor:
-    "A PyTorch network as a contender, with the project's preprocessing; run eagerly"
+    "A PyTorch network that takes images, as a contender; run eagerly"
 
     def make(threads):  # the stopwatch sets PyTorch's threads: they belong to the process, not to the network
         import torch
 
-        from pneumoprune.alexnet import input_planes, preprocess
-
         network.eval()
-        planes = input_planes(network)
 
         def predict(images):
             with torch.inference_mode():
-                return network(preprocess(images, planes=planes)).softmax(1)[:, 1].numpy()
+                return network(torch.as_tensor(images)).softmax(1)[:, 1].numpy()
 
         return predict
 
     return Predictor(model, engine, make)
 
-# %% ../nbs/04_benchmark.ipynb #ed44edf7
+# %% ../nbs/04_benchmark.ipynb #cb843623
 def onnx_predictor(
     model: str,  # name in the tables
     path: str | Path,  # .onnx file that takes uint8 (B, 1, S, S)
@@ -132,16 +129,7 @@ def onnx_predictor(
     "An ONNX file as a contender, run by ONNX Runtime on the CPU"
 
     def make(threads):
-        import onnxruntime
-
-        if not Path(path).is_file():
-            raise BenchmarkError(f"{path} is missing; export the network first")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3  # errors only
-        # idle workers must not spin while the next contender is on
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_onnx(path, threads=threads)
         name = session.get_inputs()[0].name
         return lambda images: session.run(None, {name: images})[0]
 

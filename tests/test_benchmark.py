@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pneumoprune import benchmark as bm
+from pneumoprune.core import PneumopruneError
 
 IMAGES = np.arange(5 * 16, dtype=np.uint8).reshape(5, 1, 4, 4)
 
@@ -88,14 +89,14 @@ def test_summary_by_hand():
 
 def test_torch_predictor_does_the_whole_job_and_threads_are_restored():
     torch = pytest.importorskip("torch")
-    from pneumoprune.alexnet import narrow_alexnet, preprocess
+    from pneumoprune.alexnet import narrow_alexnet
 
     network = narrow_alexnet((4, 4, 4, 4, 4), (8, 8), planes=1).train()
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 64, 64), dtype=np.uint8)
     before = torch.get_num_threads()
     predictor = bm.torch_predictor("slim", network)
     with torch.inference_mode():
-        expected = network.eval()(preprocess(images, planes=1)).softmax(1)[:, 1].numpy()
+        expected = network.eval()(torch.as_tensor(images)).softmax(1)[:, 1].numpy()
     network.train()
     assert np.allclose(predictor.make(1)(images), expected)
     counts = []
@@ -125,7 +126,7 @@ def test_onnx_predictor(tmp_path):
     small = IMAGES % 3
     assert np.allclose(predictor.make(1)(small), 1 / (1 + np.exp(-small.mean((1, 2, 3)))))
     assert len(bm.latency([predictor], small, batches=(1, 4), repeats=2, turn=0)) == 4 * len({1, bm._all_threads()})
-    with pytest.raises(bm.BenchmarkError, match="missing.onnx is missing"):
+    with pytest.raises(PneumopruneError, match="missing.onnx is missing"):
         bm.onnx_predictor("slim", tmp_path / "missing.onnx").make(1)
 
 
