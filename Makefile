@@ -11,6 +11,7 @@ OUT    ?= results/$(if $(DATA),run,phantoms)
 ARGS   ?=
 RUN    ?= results/reference
 PART   ?=
+CHAPTERS := $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
 .PHONY: lab test report notebooks chapters readme clean
 
@@ -34,8 +35,8 @@ notebooks: .venv/installed
 
 # execute every chapter anew and save its outputs, which the report is rendered from
 chapters: .venv/installed
-	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb nbs/ru/*.ipynb
-	$(BIN)/python report/strip_stderr.py nbs/*.ipynb nbs/ru/*.ipynb
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(CHAPTERS)
+	$(BIN)/python report/strip_stderr.py $(CHAPTERS)
 	$(BIN)/nbdev_clean
 
 # the results table of README.md, from the reference run

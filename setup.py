@@ -19,7 +19,7 @@ setup(
     author=config["author"],
     keywords=config["keywords"].split(),
     packages=["pneumoprune"],
-    package_data={"pneumoprune": ["models/*"]},
+    package_data={"pneumoprune": ["models/*", "py.typed"]},
     python_requires=f">={config['min_python']}",
     install_requires=config["requirements"].split(),
     extras_require={"dev": config["dev_requirements"].split(), "dicom": ["pydicom"]},

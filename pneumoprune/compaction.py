@@ -6,7 +6,7 @@
 __all__ = ['CompactionError', 'ProofWarning', 'WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d',
            'WiredBatchNorm2d', 'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore', 'carry_masks']
 
-# %% ../nbs/13_compaction.ipynb #cell-006
+# %% ../nbs/13_compaction.ipynb #1323909e
 import copy
 import difflib
 import inspect
@@ -34,7 +34,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import count_parameters, size_mb
+from .alexnet import Standardise, count_parameters, size_mb
 from .core import PneumopruneError, atomic_path
 
 # %% ../nbs/13_compaction.ipynb #cell-008
@@ -167,7 +167,7 @@ def _wiring(module: nn.Module, name: str) -> np.ndarray | None:
     tensor = module._buffers.get(name) if isinstance(module, _Wired) else None
     return None if tensor is None else tensor.cpu().numpy()
 
-# %% ../nbs/13_compaction.ipynb #cell-017
+# %% ../nbs/13_compaction.ipynb #f6ed8517
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows where it is, so that an error can name the module"
 
@@ -176,7 +176,7 @@ class _Tracer(fx.Tracer):
         self.leaves, self.inside = set(leaves), []
 
     def is_leaf_module(self, module, name):
-        return name in self.leaves or isinstance(module, _Wired) or super().is_leaf_module(module, name)
+        return name in self.leaves or isinstance(module, (_Wired, Standardise)) or super().is_leaf_module(module, name)
 
     def call_module(self, module, forward, args, kwargs):
         self.inside.append(self.path_of_module(module))
@@ -448,7 +448,7 @@ class _Layer(_Cuttable):
         out, present = out.reshape(self.groups, -1), ins[0].reshape(self.groups, -1)
         return _balanced(out, _first(out.any(1) | present.any(1))).reshape(-1)
 
-# %% ../nbs/13_compaction.ipynb #cell-024
+# %% ../nbs/13_compaction.ipynb #b166a6c5
 _ACTIVATIONS = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softplus,
@@ -467,7 +467,7 @@ _OTHER_PADS = (
 )  # fmt: skip
 # read every channel of their input, and keep their own width
 _MIXERS = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.InstanceNorm1d,
-           nn.InstanceNorm2d, nn.InstanceNorm3d)  # fmt: skip
+           nn.InstanceNorm2d, nn.InstanceNorm3d, Standardise)  # fmt: skip
 
 # functions and methods go by their names: torch.relu, F.relu, x.relu() and x.relu_() are one operation
 _ELEMENTWISE_NAMES = {

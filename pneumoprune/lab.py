@@ -6,7 +6,7 @@
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'original_stage', 'sensitivity_stage', 'save_masked', 'load_masked',
            'masked_stage', 'compacted_stage', 'slim_stage', 'int8_stage', 'evaluate_stage', 'run_lab']
 
-# %% ../nbs/18_lab.ipynb #cell-003
+# %% ../nbs/18_lab.ipynb #0f3d568c
 import contextlib
 import copy
 import platform
@@ -31,9 +31,7 @@ from pneumoprune.alexnet import (
     count_parameters,
     file_mb,
     fold_gray,
-    input_planes,
     narrow_alexnet,
-    preprocess,
     size_mb,
 )
 from .compaction import compact, restore
@@ -126,7 +124,7 @@ def lab_settings(
     slimming = replace(slimming, train=replace(slimming.train, **fine), final=replace(slimming.final, **fine))
     return replace(settings, slim=slimming, original=replace(settings.original, **train), masked=replace(settings.masked, **train))
 
-# %% ../nbs/18_lab.ipynb #cell-009
+# %% ../nbs/18_lab.ipynb #0995e51f
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     "Numbers in full, so that what is read is what was computed"
     with atomic_path(path) as draft:
@@ -228,10 +226,10 @@ class Lab:
 
     @property
     def example(self) -> torch.Tensor:
-        "Sixteen validation pictures, of both classes, as AlexNet sees them: what compaction is proved on"
+        "Sixteen validation pictures, of both classes: what compaction is proved on"
         val = self.xrays.part("val")
         spread = np.linspace(0, len(val) - 1, 16).astype(int)
-        return preprocess(np.asarray(val.images[np.argsort(val.labels, kind="stable")[spread]])).clone()
+        return torch.as_tensor(np.asarray(val.images[np.argsort(val.labels, kind="stable")[spread]])).float()
 
     def add_history(self, name, history):
         "Put a network's epochs into history.csv, in place of what was there of it"
@@ -375,7 +373,7 @@ def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
         table.columns = [f"{what} {bits}" for what, bits in table.columns]
         _write_csv(lab.folder / "amounts.csv", table.reset_index())
 
-# %% ../nbs/18_lab.ipynb #cell-021
+# %% ../nbs/18_lab.ipynb #0ddd910c
 def _predictions(lab, models):
     "Probability of pneumonia by every network: validation, validation under each shift (`val-…`), test"
     parts = {"test": lab.xrays.part("test")}
@@ -431,7 +429,7 @@ def evaluate_stage(lab: Lab, models: dict[str, nn.Module]) -> None:
         small = name == "slim-int8"
         summary["models"][name] |= {
             "parameters": count_parameters(model),
-            "macs": count_macs(model, (1, input_planes(model), lab.xrays.size, lab.xrays.size)),
+            "macs": count_macs(model, (1, 1, lab.xrays.size, lab.xrays.size)),
             "size_mb": _stored(lab.onnx(name)) if small else size_mb(model),
             "file_mb": file_mb(lab.onnx(name) if small else lab.weights(name)),
             "latency_ms": {f"batch {batch}": ms for batch, ms in one[name].items()},

@@ -232,7 +232,7 @@ def format_predictions(
     ]
     return "\n".join([*lines, DISCLAIMER])
 
-# %% ../nbs/17_prediction.ipynb #cell-019
+# %% ../nbs/17_prediction.ipynb #474fd2c3
 def occlusion_map(
     model: OnnxModel,
     image: np.ndarray,  # uint8 (1, S, S), as `read_image` gives it
@@ -266,15 +266,13 @@ def grad_cam(
     "Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the last convolution; imports PyTorch only when called"
     import torch
 
-    from pneumoprune.alexnet import preprocess
-
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     kept = {}
     handle = convolutions[-1].register_forward_hook(lambda module, args, out: kept.update(maps=out))
     training = model.training
     try:
         with torch.enable_grad():
-            logits = model.eval()(preprocess(image[None], planes=convolutions[0].in_channels))
+            logits = model.eval()(torch.as_tensor(image[None]))
             score = logits[0, -1] - logits[0, 0] if logits.shape[1] > 1 else logits[0, 0]
             # the next module may change the maps in place, but not what the hook saw of the graph
             (gradient,) = torch.autograd.grad(score, kept["maps"])

@@ -7,7 +7,7 @@ __all__ = ['CALIBRATIONS', 'QuantizationError', 'CalibrationError', 'predict_onn
            'read_metadata', 'set_threshold', 'QuantizationReport', 'quantize_int8', 'time_in_turns', 'compare_formats',
            'time_per_layer', 'finetune_quantized', 'amount_by_bits']
 
-# %% ../nbs/16_quantization.ipynb #cell-003
+# %% ../nbs/16_quantization.ipynb #f02fbab5
 import contextlib
 import copy
 import io
@@ -34,13 +34,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import __version__
-from .alexnet import file_mb, preprocess
+from .alexnet import Standardise, file_mb
 from .compaction import ProofWarning, compact
 from .core import PneumopruneError, atomic_path, read_json
 from .data import CLASSES, XRays
 from .synthetic import phantoms
 from .pruning import apply_recipe, prunable
-from .training import TrainSettings, fit, input_planes, predict
+from .training import TrainSettings, fit, predict
 
 
 class QuantizationError(PneumopruneError):
@@ -50,7 +50,7 @@ class QuantizationError(PneumopruneError):
 class CalibrationError(QuantizationError):
     "A calibration that can't be computed for this network"
 
-# %% ../nbs/16_quantization.ipynb #cell-005
+# %% ../nbs/16_quantization.ipynb #cf36d274
 _OPSET = 21
 _HEADER = f'<ir_version: 10, opset_import: ["" : {_OPSET}]>'
 
@@ -99,10 +99,13 @@ def _silent():
         logging.disable(logging.NOTSET)
 
 
-def _body(model: nn.Module, size: int) -> onnx.ModelProto:
-    "The network itself, exported by torch, its layers named as in `model`"
+def _body(model: nn.Module, planes: int, size: int) -> onnx.ModelProto:
+    "The network behind its standardisation, exported by torch, its layers named as in `model`"
+    model = copy.deepcopy(model)
+    for name in [name for name, module in model.named_modules() if isinstance(module, Standardise)]:
+        model.set_submodule(name, nn.Identity())
     # two pictures: from one, the exporter would conclude that the batch size is fixed
-    example = torch.zeros(2, input_planes(model), size, size)
+    example = torch.zeros(2, planes, size, size)
     with _silent():
         program = torch.onnx.export(
             model, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},), opset_version=_OPSET,
@@ -132,7 +135,7 @@ def _tidy(graph: onnx.GraphProto) -> None:
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
 
-# %% ../nbs/16_quantization.ipynb #cell-007
+# %% ../nbs/16_quantization.ipynb #699ce982
 def _session(path: str | os.PathLike, threads: int = 1, profile: str | None = None) -> ort.InferenceSession:
     "A session on the CPU with a fixed number of threads"
     options = ort.SessionOptions()
@@ -184,7 +187,7 @@ def check_parity(
 
 
 def export_onnx(
-    model: nn.Module,  # float (N, planes, S, S) to logits (N, 2); left untouched
+    model: nn.Module,  # images (N, 1, S, S) to logits (N, 2), standardising them first; left untouched
     path: str | os.PathLike,  # file to write
     *,
     size: int,  # side S of its pictures in pixels
@@ -200,13 +203,16 @@ def export_onnx(
     `QuantizationError`, and no file, if a probability differs from PyTorch's by more than `tolerance`.
     """
     model = copy.deepcopy(model).cpu().float().eval()
-    planes = input_planes(model)
+    first = next((module for module in model.modules() if isinstance(module, Standardise)), None)
+    if first is None:
+        raise QuantizationError("the network does not standardise its images; put `Standardise` in front of it")
+    planes = first.planes
     head = parser.parse_model(_HEAD.replace("SIZE", str(size)))
     if planes > 1:
         equal = ", ".join(["plane"] * planes)
         text = _PLANES.replace("SIZE", str(size)).replace("PLANES", str(planes)).replace("EQUAL", equal)
         head = _join(head, parser.parse_model(text))
-    whole = _join(_join(head, _body(model, size)), parser.parse_model(_TAIL))
+    whole = _join(_join(head, _body(model, planes, size)), parser.parse_model(_TAIL))
     _tidy(whole.graph)
     whole.graph.name = whole.producer_name = "pneumoprune"
     whole.ClearField("metadata_props")
@@ -219,7 +225,7 @@ def export_onnx(
     })
     images = pictures.images[np.unique(np.linspace(0, len(pictures) - 1, 64).astype(int))]
     with torch.inference_mode():
-        expected = model(preprocess(images, planes=planes)).softmax(1)[:, 1].double().numpy()
+        expected = model(torch.as_tensor(images)).softmax(1)[:, 1].double().numpy()
     with atomic_path(path) as draft:
         onnx.save(whole, draft)
         onnx.checker.check_model(draft, full_check=True)
@@ -610,7 +616,7 @@ def finetune_quantized(
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return model, history
 
-# %% ../nbs/16_quantization.ipynb #cell-038
+# %% ../nbs/16_quantization.ipynb #a69f43c7
 def amount_by_bits(
     model: nn.Module,  # a trained network; left untouched
     xrays: XRays,  # calibrated on its train part, judged on its val part
@@ -620,7 +626,7 @@ def amount_by_bits(
 ) -> pd.DataFrame:  # row per amount (0: not pruned), columns (AUC | file (MB)) by (float32 | int8)
     "The published recipe at several amounts, compacted, in 32 and in 8 bits, on validation"
     val, rows = xrays.part("val"), {}
-    example = preprocess(val.images[:8], planes=input_planes(model))
+    example = torch.tensor(val.images[:8]).float()
     with tempfile.TemporaryDirectory() as folder:
         paths = {bits: Path(folder, f"{bits}.onnx") for bits in ("float32", "int8")}
         for amount in (0, *amounts):

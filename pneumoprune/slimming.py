@@ -6,7 +6,7 @@
 __all__ = ['CRITERIA', 'Group', 'channel_groups', 'score_channels', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed',
            'shift_auc', 'slim']
 
-# %% ../nbs/15_slimming.ipynb #cell-003
+# %% ../nbs/15_slimming.ipynb #e307161e
 import copy
 import operator
 import statistics
@@ -23,14 +23,14 @@ from sklearn.metrics import roc_auc_score
 from torch import fx, nn
 from tqdm import tqdm
 
-from .alexnet import count_macs, count_parameters, input_planes, preprocess, size_mb
-from .compaction import compact
+from .alexnet import count_macs, count_parameters, size_mb
+from .compaction import _Tracer, compact
 from .core import MB, PneumopruneError, atomic_path
 from .data import XRays
 from .synthetic import shift_suite
 from .training import TrainSettings, augment, fit, predict
 
-# %% ../nbs/15_slimming.ipynb #cell-005
+# %% ../nbs/15_slimming.ipynb #d53566e2
 @dataclass
 class Group:
     "Channels that stand or fall together: the layers that make them, those that read them, those that scale them"
@@ -79,7 +79,7 @@ def channel_groups(
             a.fixed |= b.fixed or a.width != b.width
         return i
 
-    graph = fx.Tracer().trace(model)
+    graph = _Tracer().trace(model)
     for node in graph.nodes:
         inputs = [find(of[n]) for n in node.all_input_nodes if n in of]
         module = model.get_submodule(node.target) if node.op == "call_module" else None
@@ -105,7 +105,7 @@ def channel_groups(
         raise PneumopruneError("the network has no channels that could be removed: no layer feeds another")
     return found
 
-# %% ../nbs/15_slimming.ipynb #cell-009
+# %% ../nbs/15_slimming.ipynb #df72afb6
 CRITERIA = ("l2", "l1", "taylor", "bn", "random")
 
 
@@ -125,7 +125,6 @@ def _add_gradients(model, xrays, settings, batches=8):
     for _ in range(batches):
         index = torch.randint(len(xrays), (settings.batch_size,), generator=generator).numpy()
         x = augment(xrays.images[index], strength=settings.augment, aspect=settings.aspect, generator=generator)
-        x = preprocess(x, planes=input_planes(model))
         F.cross_entropy(model.eval()(x), torch.as_tensor(xrays.labels[index])).backward()
 
 
@@ -232,7 +231,7 @@ def remove_channels(
                 weight.view(weight.shape[0], group.width, -1)[:, channels] = 0
     return compact(model, example)
 
-# %% ../nbs/15_slimming.ipynb #cell-015
+# %% ../nbs/15_slimming.ipynb #c85f300c
 @dataclass(frozen=True)
 class SlimSettings:
     "All choices of the slimming"
@@ -280,13 +279,13 @@ def _speedup(original, model, size, repeats=15):
     "How many times faster `model` predicts one picture, on one thread: median of ratios taken in turn"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    inputs = [torch.zeros(1, input_planes(net), size, size) for net in (original, model)]
+    x = torch.zeros(1, 1, size, size)
     ratios = []
     try:
         with torch.inference_mode():
             for _ in range(repeats):
                 seconds = []
-                for net, x in zip((original, model), inputs):
+                for net in (original, model):
                     start = time.perf_counter()
                     net(x)
                     seconds.append(time.perf_counter() - start)
@@ -298,7 +297,7 @@ def _speedup(original, model, size, repeats=15):
 
 def _within_budget(settings, start, model, size):
     "True if every budget that is set is met; None if none is set"
-    size_of = (1, input_planes(model), size, size)
+    size_of = (1, 1, size, size)
     checks = [
         settings.max_file_mb is None or count_parameters(model) / MB <= settings.max_file_mb,
         settings.max_macs is None or count_macs(model, size_of) <= settings.max_macs,
@@ -321,7 +320,7 @@ def slim(
     "Rounds of score → remove → compact → fine-tune with distillation → validate, then one longer training"
     suite = shift_suite(xrays.part("val"), seed=settings.train.seed)
     where = lambda name: Path(folder) / "checkpoints" / name if folder else None
-    example = preprocess(xrays.part("val").images[:4], planes=input_planes(model)).clone()
+    example = torch.tensor(xrays.part("val").images[:4]).float()
     chosen = current = model
     rows, seconds = [], 0.0
     for number in tqdm(range(settings.rounds + 1), desc="slimming", unit="round"):
@@ -357,7 +356,7 @@ def _row(number, network, suite, size):
     "A round's line in the table"
     widths = [group.width for group in channel_groups(network)]
     return {"round": number, "widths": "-".join(map(str, widths)), "parameters": count_parameters(network),
-            "macs": count_macs(network, (1, input_planes(network), size, size)), "size_mb": size_mb(network),
+            "macs": count_macs(network, (1, 1, size, size)), "size_mb": size_mb(network),
             "val_auc": shift_auc(network, suite)}
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'accelerator_for', 'refresh_masks', 'fit']
 
-# %% ../nbs/10_training.ipynb #cell-003
+# %% ../nbs/10_training.ipynb #41350535
 import copy
 import math
 import os
@@ -30,7 +30,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .alexnet import input_planes, preprocess
 from .core import PneumopruneError, atomic_path, read_json, write_json
 from .data import XRays
 
@@ -148,7 +147,7 @@ class TrainSettings:
                 return max(min(size, 63), round(size * relative))
         return size
 
-# %% ../nbs/10_training.ipynb #cell-012
+# %% ../nbs/10_training.ipynb #64a7091c
 @torch.no_grad()
 def predict(
     model: nn.Module,  # gives logits (N, 2)
@@ -160,12 +159,11 @@ def predict(
 ) -> np.ndarray:  # float64 (N,), probability of pneumonia
     "The network's probability of pneumonia for each picture; the model's mode is restored afterwards"
     images = xrays.images if isinstance(xrays, XRays) else xrays
-    training, planes, out = model.training, input_planes(model), []
+    training, out = model.training, []
     model.eval()
     for start in range(0, len(images), batch_size):
         batch = augment(np.ascontiguousarray(images[start : start + batch_size]), side=side, strength=0)
-        x = preprocess(batch.to(device), planes=planes).contiguous(memory_format=torch.channels_last)
-        out.append(torch.softmax(model(x).double(), 1)[:, 1].cpu())
+        out.append(torch.softmax(model(batch.to(device)).double(), 1)[:, 1].cpu())
     model.train(training)
     return torch.cat(out).numpy() if out else np.empty(0)
 
@@ -232,7 +230,7 @@ def _validate(model, val, device, side):
     likelihood = np.where(labels == 1, p, 1 - p).clip(1e-7)
     return -np.log(likelihood).mean(), ((p >= 0.5) == labels).mean(), roc_auc_score(labels, p)
 
-# %% ../nbs/10_training.ipynb #cell-015
+# %% ../nbs/10_training.ipynb #077aa973
 class _Checkpoints:
     "The state of a training on disk: the last complete epoch, and the averaged weights of the best one"
 
@@ -300,9 +298,7 @@ def _answer(teachers, pictures, accelerator):
     if not teachers:
         return None
     with accelerator.autocast():
-        planes = [input_planes(teacher) for teacher in teachers]
-        views = {n: preprocess(pictures, planes=n).contiguous(memory_format=torch.channels_last) for n in set(planes)}
-        return torch.stack([teacher(views[n]).float() for teacher, n in zip(teachers, planes)]).mean(0)
+        return torch.stack([teacher(pictures).float() for teacher in teachers]).mean(0)
 
 
 def _train_epoch(net, teachers, train, loader, optimizer, scheduler, averaged, weight, settings, accelerator, epoch, bar):
@@ -320,8 +316,7 @@ def _train_epoch(net, teachers, train, loader, optimizer, scheduler, averaged, w
         labels = torch.as_tensor(train.labels[index], device=device)
         pictures = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect, generator=generator)
         pictures = pictures.to(device)
-        x = preprocess(pictures, planes=input_planes(net)).contiguous(memory_format=torch.channels_last)
-        logits = net(x)
+        logits = net(pictures)
         loss = _loss(logits, labels, weight, settings, _answer(teachers, pictures, accelerator))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(net.parameters(), settings.clip)
@@ -337,7 +332,7 @@ def _train_epoch(net, teachers, train, loader, optimizer, scheduler, averaged, w
 
 
 def fit(
-    model: nn.Module,  # takes float (N, planes, S, S), gives logits (N, 2); trained in place
+    model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are not looked at
     settings: TrainSettings,
     *,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pneumoprune
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
@@ -95,6 +97,40 @@ finally:
     modules = set(done.stdout.split())
     assert done.returncode == 0 and "Usage" in done.stdout
     assert not {"torch", "numpy", "pandas", "matplotlib", "onnxruntime"} & modules
+
+
+def test_the_package_has_a_face_and_costs_nothing_until_it_is_used():
+    code = """
+import sys
+before = set(sys.modules)
+import pneumoprune
+dir(pneumoprune)
+print(*set(sys.modules) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["pneumoprune"]
+    source = (ROOT / "pneumoprune/__init__.py").read_text(encoding="utf-8")
+    for_checkers = {name: module for module, name in re.findall(r"from \.(\w+) import (\w+) as \2\n", source)}
+    assert for_checkers == pneumoprune._MODULES
+    for name, module in pneumoprune._MODULES.items():
+        assert getattr(pneumoprune, name).__module__ == f"pneumoprune.{module}" and name in dir(pneumoprune)
+    with pytest.raises(AttributeError, match="no attribute 'nothing_of_the_kind'"):
+        getattr(pneumoprune, "nothing_of_the_kind")  # noqa: B009
+
+
+def test_every_notebook_is_a_chapter_of_one_book_in_its_order():
+    lists = [path.read_text(encoding="utf-8") for path in ROOT.glob("_quarto-*.yml")]
+    listed = [name for text in lists for name in re.findall(r"- (nbs/\S+)", text)]
+    assert sorted(listed) == [path.relative_to(ROOT).as_posix() for path in NOTEBOOKS]
+    lessons = [name for name in listed if name.count("/") == 1]
+    assert lessons == sorted(lessons)
+
+
+def test_links_between_chapters_lead_somewhere():
+    for path in NOTEBOOKS:
+        text = "\n".join("".join(cell["source"]) for cell in cells(path))
+        for target in re.findall(r"\]\(([\w./-]+\.ipynb)", text):
+            assert (path.parent / target).is_file(), f"{path.name} links to {target}"
 
 
 def test_installed_package_does_not_import_nbdev():

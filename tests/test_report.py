@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 
-from pneumoprune.report import WORDS, ReportError, depends_on_run, find_book, quarto_program, read_book, render_report
+from pneumoprune.report import WORDS, ReportError, depends_on_run, quarto_program, read_book, render_report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -378,10 +378,3 @@ def test_the_committed_book_renders(lang, tmp_path):
         assert len(captions) == len(set(captions)) == labels.count(kind) > 0
     prose = re.sub(r"<details>.*?</details>|<code>.*?</code>|<pre.*?</pre>", "", page, flags=re.S)
     assert not [leak for leak in ("?@", ":::", "@fig-", "@tbl-", "@sec-", "#| ") if leak in prose]
-
-
-def test_every_notebook_is_a_chapter():
-    assert find_book() == ROOT
-    listed = {name for lang in ("en", "ru") for name in read_book(ROOT, lang).chapters}
-    notebooks = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
-    assert listed == {"index.qmd"} | {p.relative_to(ROOT).as_posix() for p in notebooks}
