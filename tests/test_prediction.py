@@ -13,12 +13,11 @@ from PIL import Image
 
 from pneumoprune import prediction
 from pneumoprune.alexnet import narrow_alexnet
-from pneumoprune.core import read_json, sha256
-from pneumoprune.core import decode_image
-from pneumoprune.synthetic import phantoms
 from pneumoprune.benchmark import peak_memory
+from pneumoprune.core import decode_image, read_json, sha256
 from pneumoprune.prediction import OnnxModel, PredictionError, occlusion_map, predict_files, read_image
 from pneumoprune.quantization import export_onnx
+from pneumoprune.synthetic import phantoms
 
 
 @pytest.fixture(scope="module")
