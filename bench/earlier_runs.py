@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from pneumoprune.core import atomic_path
-from pneumoprune.figures import run_outcome
+from pneumoprune.run import run_outcome
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #eae52935
+# %% ../nbs/06_phrases.ipynb #168eb4d4
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "smoke run": "пробный запуск",
@@ -164,6 +164,9 @@ _RUSSIAN = {
     "Brier score": "оценка Брайера", "calibration error": "ошибка калибровки (ECE)",
     "parameters": "параметров", "MACs": "умножений-сложений", "file (MB)": "файл (МБ)",
     "times smaller": "во сколько раз меньше", "times faster": "во сколько раз быстрее", "AUC": "AUC",
+    "reference standard": "эталон", "time of one prediction (ms)": "время предсказания (мс)", "p": "p",
+    "AUC, float32": "AUC, float32", "AUC, int8": "AUC, int8",
+    "file (MB), float32": "файл (МБ), float32", "file (MB), int8": "файл (МБ), int8",
     "latency, batch 1 (ms)": "задержка, пакет 1 (мс)",
     "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
