@@ -188,7 +188,8 @@ def test_boxes_of_times_have_the_quartiles_of_the_run(run):
         f"{name}\n{'onnxruntime' if name == 'slim-int8' else 'pytorch'}" for name in run.models
     ]
     for place, name in enumerate(run.models):
-        times = run.latency.query("model == @name and threads == 1 and batch == 1")["milliseconds"]
+        own = run.latency[run.latency["model"] == name]
+        times = own[(own["threads"] == 1) & (own["batch"] == 1)]["milliseconds"]
         assert panel.texts[place].get_text() == significant(times.median())
         points = np.concatenate([line.get_xydata() for line in panel.lines])
         ends = points[abs(points[:, 1] - place) < 0.5, 0]
