@@ -6,24 +6,15 @@
 __all__ = ['METRICS', 'MARGINS', 'EvaluationError', 'metrics', 'confusion', 'shift_aucs', 'choose_threshold',
            'metrics_with_intervals', 'calibration_curve', 'comparison_warning', 'compare', 'noninferiority']
 
-# %% ../nbs/03_evaluation.ipynb #cell-003
-import gc
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+# %% ../nbs/03_evaluation.ipynb #e0a2a1ed
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn import metrics as sk
-from tqdm import tqdm
 
-from .core import MB, PneumopruneError
+from .core import PneumopruneError
 
 # %% ../nbs/03_evaluation.ipynb #cell-007
 class EvaluationError(PneumopruneError):
