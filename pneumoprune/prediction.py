@@ -104,14 +104,14 @@ def _is_dicom(path: Path) -> bool:
     except OSError as error:
         raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-# %% ../nbs/17_prediction.ipynb #64c984e7
+# %% ../nbs/17_prediction.ipynb #de42a534
 def _dicom_values(path: Path) -> tuple[np.ndarray, bool]:
     "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
     try:
         import pydicom
         from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError:
-        raise PredictionError(f"{path} is a DICOM file; install pydicom to read it (pip install 'pydicom>=3')") from None
+        raise PredictionError(f"{path} is a DICOM file; to read it, pip install 'pydicom>=3'") from None
     try:
         data = pydicom.dcmread(path)
         values = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(np.float64)

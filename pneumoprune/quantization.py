@@ -107,7 +107,7 @@ def _silent() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
 
-# %% ../nbs/16_quantization.ipynb #f2678dfd
+# %% ../nbs/16_quantization.ipynb #b261f736
 def _split_head(model: nn.Module) -> tuple[int, nn.Module]:
     "Planes of the network's standardisation, and a copy without it, on the CPU and in float32"
     model = copy.deepcopy(model).cpu().float().eval()
@@ -121,7 +121,7 @@ def _split_head(model: nn.Module) -> tuple[int, nn.Module]:
 
 def _body(model: nn.Module, planes: int, size: int) -> onnx.ModelProto:
     "A network of standardised images, exported by torch, its layers named as in `model`"
-    example = torch.zeros(2, planes, size, size)  # two: from one, the exporter would conclude that the batch size is fixed
+    example = torch.zeros(2, planes, size, size)  # of one image, the exporter would conclude that the batch is fixed
     with _silent():
         program = torch.onnx.export(
             model, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},), opset_version=_OPSET,
@@ -134,11 +134,11 @@ def _body(model: nn.Module, planes: int, size: int) -> onnx.ModelProto:
             node.name = weight.removesuffix(".weight")
     return body
 
-# %% ../nbs/16_quantization.ipynb #b56aa375
+# %% ../nbs/16_quantization.ipynb #703350c2
 def _skip_unit_pooling(graph: onnx.GraphProto) -> None:
     "Read what a pooling of 1 × 1 reads instead of what it gives"
-    for node in list(graph.node):
-        if node.op_type == "AveragePool" and any(a.name == "kernel_shape" and set(a.ints) == {1} for a in node.attribute):
+    for node in [node for node in graph.node if node.op_type == "AveragePool"]:
+        if any(a.name == "kernel_shape" and set(a.ints) == {1} for a in node.attribute):
             for reader in graph.node:
                 reader.input[:] = [node.input[0] if name == node.output[0] else name for name in reader.input]
             graph.node.remove(node)
@@ -200,13 +200,13 @@ def predict_onnx(
     parts = [session.run(None, {"images": images[i : i + batch_size]})[0] for i in range(0, len(images), batch_size)]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
-# %% ../nbs/16_quantization.ipynb #99eb02c6
+# %% ../nbs/16_quantization.ipynb #42c5f738
 def _tells_apart(probabilities: np.ndarray, threshold: float) -> bool:
     "Whether both decisions occur, with probabilities that differ"
     decided = probabilities >= threshold
     return bool(decided.any() and not decided.all() and np.ptp(probabilities) > 0.1)
 
-
+# %% ../nbs/16_quantization.ipynb #2d719ec6
 def check_parity(
     expected: np.ndarray,  # float (N,), probabilities of the source
     found: np.ndarray,  # float (N,), probabilities of the copy
@@ -235,7 +235,7 @@ def check_parity(
         )
     return {"largest": float(difference.max()), "mean": float(difference.mean()), "agreement": equal, "proved": proved}
 
-# %% ../nbs/16_quantization.ipynb #38e59654
+# %% ../nbs/16_quantization.ipynb #0fdb785f
 def _about(size: int, threshold: float, xrays: XRays | None) -> dict:
     "The metadata that `OnnxModel` needs, and where the weights come from"
     return {
@@ -245,7 +245,7 @@ def _about(size: int, threshold: float, xrays: XRays | None) -> dict:
         "version": __version__,
     }
 
-
+# %% ../nbs/16_quantization.ipynb #aaa68c96
 def export_onnx(
     model: nn.Module,  # images (N, 1, S, S) to logits (N, 2), standardising them first; left untouched
     path: str | os.PathLike,  # file to write
@@ -401,12 +401,14 @@ def _quantize(
     _write_metadata(model, read_metadata(source))
     onnx.save(model, target)
 
-# %% ../nbs/16_quantization.ipynb #fb9566c2
+# %% ../nbs/16_quantization.ipynb #34e770b9
 def _compare(expected: np.ndarray, found: np.ndarray, labels: np.ndarray, threshold: float) -> dict:
     "How far `found` is from `expected`, and what it is worth"
     difference = np.abs(found - expected)
     return {
-        "AUC": roc_auc_score(labels, found), "mean difference": difference.mean(), "largest difference": difference.max(),
+        "AUC": roc_auc_score(labels, found),
+        "mean difference": difference.mean(),
+        "largest difference": difference.max(),
         "agreement": np.mean((found >= threshold) == (expected >= threshold)),
     }
 
@@ -461,7 +463,7 @@ def _train_and_val(xrays: XRays, images: int, seed: int) -> tuple[np.ndarray, XR
         raise QuantizationError(f"{xrays.source} needs a train part, and a val part with both classes; split it first")
     return train.images[np.sort(np.random.default_rng(seed).permutation(len(train))[:images])], val
 
-# %% ../nbs/16_quantization.ipynb #0945129b
+# %% ../nbs/16_quantization.ipynb #3574f5dd
 def quantize_int8(
     float_onnx: str | os.PathLike,  # file that `export_onnx` wrote
     out: str | os.PathLike,  # INT8 file to write
@@ -509,14 +511,17 @@ def quantize_int8(
         attempt(method, kept)  # the draft holds whatever was tried last
         found = predict_onnx(draft, val.images)
         proved = check_parity(expected, found, threshold=threshold, tolerance=1, what=out.name)["proved"]
-    return QuantizationReport(method, tuple(kept), table, sensitivity, auc, row["AUC"], row["agreement"], file_mb(out), proved)
+    return QuantizationReport(method, tuple(kept), table, sensitivity, auc, row["AUC"], row["agreement"],
+                              file_mb(out), proved)
 
-# %% ../nbs/16_quantization.ipynb #642d8d85
+# %% ../nbs/16_quantization.ipynb #0a42b24a
+_UNSIGNED = {"weight_type": QuantType.QUInt8, "reduce_range": False, "per_channel": False}
+
 # name -> layers that compute in float, options of ONNX Runtime's `quantize_static`
 _FORMATS: dict[str, tuple[slice, dict]] = {
     "int8": (slice(0), {}),
     "int8, 8-bit weights": (slice(0), {"reduce_range": False}),
-    "int8, unsigned weights": (slice(0), {"weight_type": QuantType.QUInt8, "per_channel": False, "reduce_range": False}),
+    "int8, unsigned weights": (slice(0), _UNSIGNED),
     "int8, signed activations": (slice(0), {"activation_type": QuantType.QInt8}),
     "int8, QOperator": (slice(0), {"quant_format": QuantFormat.QOperator}),
     "int8, first layer in float": (slice(1), {}),
