@@ -13,12 +13,11 @@ from PIL import Image
 
 from pneumoprune import prediction
 from pneumoprune.alexnet import narrow_alexnet
-from pneumoprune.core import read_json, sha256
-from pneumoprune.data import _decode
-from pneumoprune.synthetic import phantoms
 from pneumoprune.benchmark import peak_memory
+from pneumoprune.core import decode_image, read_json, sha256
 from pneumoprune.prediction import OnnxModel, PredictionError, occlusion_map, predict_files, read_image
 from pneumoprune.quantization import export_onnx
+from pneumoprune.synthetic import phantoms
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_png_of_every_mode_is_read_as_in_training(kind, xray, tmp_path):
     picture.save(tmp_path / "x.png")
     found = read_image(tmp_path / "x.png", 64)
     assert found.dtype == np.uint8 and found.shape == (1, 64, 64) and np.ptp(found) > 50
-    assert np.array_equal(found[0], _decode((tmp_path / "x.png").read_bytes(), 64))
+    assert np.array_equal(found[0], decode_image(tmp_path / "x.png", 64))
 
 
 @pytest.mark.parametrize("kind", ["L", "RGB", "CMYK"])
@@ -52,7 +51,7 @@ def test_jpeg_turned_by_exif_is_read_as_in_training(kind, xray, tmp_path):
     exif[0x0112] = 6  # to be shown turned by a quarter
     Image.fromarray(xray).resize((400, 300)).convert(kind).save(tmp_path / "x.jpeg", exif=exif, quality=95)
     found = read_image(tmp_path / "x.jpeg", 64)[0]
-    assert np.array_equal(found, _decode((tmp_path / "x.jpeg").read_bytes(), 64))
+    assert np.array_equal(found, decode_image(tmp_path / "x.jpeg", 64))
     upright = np.asarray(Image.fromarray(xray).resize((400, 300)).rotate(-90, expand=True).resize((64, 64)), float)
     assert np.abs(found - upright).mean() < 12
 
