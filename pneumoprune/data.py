@@ -248,7 +248,7 @@ def _without_small_val(places: list[_Place]) -> list[_Place]:
         return places
     return [place._replace(split="train") if place.split == "val" else place for place in places]
 
-# %% ../nbs/01_data.ipynb #9187525a
+# %% ../nbs/01_data.ipynb #c8c42024
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _EXPECTED = "expected train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONIA with JPEG or PNG files"
 
@@ -264,7 +264,8 @@ def _find_places(images: list[str], source: str) -> list[_Place]:
         raise DataError(f"{source} holds no images; {_EXPECTED}")
     places = [place for place in map(_place, images) if place]
     if not places:
-        raise DataError(f"{source} has no train and test folders around its {_count(len(images), 'image')}; {_EXPECTED}")
+        all_of_them = _count(len(images), "image")
+        raise DataError(f"{source} has no train and test folders around its {all_of_them}; {_EXPECTED}")
     if strange := sorted({place.kind for place in places} - set(CLASSES)):
         raise DataError(
             f"{source} has other classes than {' and '.join(CLASSES)}: {', '.join(strange)}; "
@@ -690,7 +691,7 @@ def dataset_table(
     table.columns.name = _label(xrays)
     return table
 
-# %% ../nbs/01_data.ipynb #5e44215c
+# %% ../nbs/01_data.ipynb #f1346083
 _MD5 = {
     "pneumoniamnist": "28209eda62fecd6e6a2d98b1501bb15f",
     "pneumoniamnist_64": "8f4eceb4ccffa70c672198ea285246c6",
@@ -698,7 +699,8 @@ _MD5 = {
     "pneumoniamnist_224": "d6a3c71de1b945ea11211b03746c1fe1",
 }
 DOWNLOADS = {  # name -> address and checksum
-    name: (f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", f"md5:{md5}") for name, md5 in _MD5.items()
+    name: (f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", f"md5:{md5}")
+    for name, md5 in _MD5.items()
 }
 _KAGGLE = "paultimothymooney/chest-xray-pneumonia"
 
