@@ -32,12 +32,12 @@ MODELS = ("original", "masked", "compacted", "slim", "slim-int8")  # in the orde
 # Okabe and Ito's palette (2008), told apart by colour-blind readers and in grey print
 model_colors = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")))
 
-# %% ../nbs/00_core.ipynb #593797e2
+# %% ../nbs/00_core.ipynb #e5a64421
 @contextmanager
 def atomic_path(
     path: str | Path,  # where the finished file belongs; missing folders are made
 ):
-    "A draft beside `path`, which takes its place if the block succeeds; `PneumopruneError` where nothing can be written"
+    "A draft beside `path`, which takes its place if the block succeeds; `PneumopruneError` where that can't be written"
     path = Path(path)
     try:
         if path.is_dir():

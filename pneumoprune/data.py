@@ -273,7 +273,7 @@ def _find_places(images: list[str], source: str) -> list[_Place]:
         )
     return places
 
-# %% ../nbs/01_data.ipynb #7ee027bd
+# %% ../nbs/01_data.ipynb #a1445bc4
 def _lay_out(names: Iterable[str], source: str) -> tuple[list[_Place], list[str]]:
     "The places of images among `names`, sorted, and notes on what was left out or moved"
     visible = [name for name in names if not _hidden(name)]
@@ -282,7 +282,7 @@ def _lay_out(names: Iterable[str], source: str) -> tuple[list[_Place], list[str]
     kept = _without_copies(found)
     places = _without_small_val(kept)
     steps = (
-        (len(visible) - len(images), "file", "left out: {} that are neither JPEG nor PNG"),
+        (len(visible) - len(images), "file", "left out: {}, neither JPEG nor PNG"),
         (len(images) - len(found), "image", "left out: {} outside of train, val and test folders"),
         (len(found) - len(kept), "image", "left out: {} of a nested second copy"),
         (sum(a != b for a, b in zip(kept, places)), "image", "merged into train: the val folder of {}"),
@@ -433,7 +433,7 @@ def _open_source(path: Path) -> _Source:
         ) from None
     return _npz_source(path) if arrays or path.suffix.lower() == ".npz" else _zip_source(path)
 
-# %% ../nbs/01_data.ipynb #5dfab34f
+# %% ../nbs/01_data.ipynb #9c6fe0c4
 # what PIL, zipfile and zlib raise on images that are none
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError,
@@ -457,7 +457,7 @@ def _decode_all(
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, closing(pool.map(decode, range(len(out)))) as reasons:
-        progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False)
+        progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False, delay=2)
         return {i: reason for i, reason in enumerate(progress) if reason is not None}
 
 # %% ../nbs/01_data.ipynb #b6cbcfdf
