@@ -392,14 +392,21 @@ def _typst_image(content: list) -> dict:
     path, words = json.dumps(content[2][0]), json.dumps(dict(content[0][2]).get("alt", ""), ensure_ascii=False)
     return RawInline("typst", f"#box(image({path}, alt: {words}))")
 
-# %% ../nbs/19_report.ipynb #f6fd38a9
+# %% ../nbs/19_report.ipynb #76fcfbca
+def _typst_code(content: list) -> dict:
+    "A code block whose only class is its language"
+    (_, classes, _), text = content
+    return CodeBlock(["", [name for name in classes if name == "python"], []], text)
+
+# %% ../nbs/19_report.ipynb #b9bc7cb2
 def _pdf(blocks: list, book: _Book, build: Path, output: Path) -> None:
     "Set the book with Typst"
     shutil.copy(book.folder / "report/typst-show.typ", build)
     (build / "book.template").write_text(_TYPST, encoding="utf-8")
     options = (f"--template={build / 'book.template'}", "--syntax-highlighting=idiomatic")
     source = build / "book.typ"
-    source.write_text(_write(_change(blocks, Image=_typst_image), "typst", build, *options), encoding="utf-8")
+    blocks = _change(blocks, Image=_typst_image, CodeBlock=_typst_code)
+    source.write_text(_write(blocks, "typst", build, *options), encoding="utf-8")
     with atomic_path(output) as draft:
         typst.Compiler(str(source), root=str(build), ignore_system_fonts=True).compile(output=str(draft), format="pdf")
 
