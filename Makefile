@@ -23,7 +23,7 @@ lab: .venv/installed
 test: export OMP_NUM_THREADS = 1
 test: .venv/installed
 	$(BIN)/ruff check .
-	$(BIN)/nbdev_test --n_workers 2 --timing $(if $(PART),--path $(PART))
+	$(BIN)/nbdev-test --n-workers 2 --timing $(PART)
 	$(BIN)/pytest
 
 report: .venv/installed
@@ -37,7 +37,7 @@ notebooks: .venv/installed
 chapters: .venv/installed
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(CHAPTERS)
 	$(BIN)/python report/strip_stderr.py $(CHAPTERS)
-	$(BIN)/nbdev_clean
+	$(BIN)/nbdev-clean
 
 # the results table of README.md, from the reference run
 readme: .venv/installed
@@ -48,6 +48,7 @@ readme: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv: about 6 GB with PyTorch, some minutes"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	for command in export test clean prepare readme; do ln -sf nbdev-$$command $(BIN)/nbdev_$$command; done # as nbdev 2 calls them
 	touch $@
 
 clean:

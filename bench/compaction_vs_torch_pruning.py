@@ -10,8 +10,6 @@ torch-pruning is told to remove exactly the channels that the masks silence; `co
 """
 
 import copy
-import statistics
-import time
 
 import torch
 import torch_pruning as tp
@@ -20,10 +18,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 from pneumoprune.alexnet import count_macs, count_parameters
+from pneumoprune.benchmark import in_turns
 from pneumoprune.compaction import compact
 from pneumoprune.pruning import make_permanent, prunable
 
-SIZE, REPEATS = 224, 15
+SIZE = 224
 
 
 def masked(model: nn.Module, dim: int) -> nn.Module:
@@ -82,19 +81,6 @@ def with_torch_pruning(model: nn.Module, channels: dict[str, list[int]], example
     return model
 
 
-def milliseconds(models: dict[str, nn.Module], x: torch.Tensor) -> dict[str, list[float]]:
-    "Batch 1, one thread, in turn"
-    times = {name: [] for name in models}
-    with torch.inference_mode():
-        for repeat in range(REPEATS + 2):
-            for name, model in models.items():
-                start = time.perf_counter()
-                model(x)
-                if repeat >= 2:
-                    times[name].append(1000 * (time.perf_counter() - start))
-    return times
-
-
 def difference(model: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
     "Largest difference of any output, in float64"
     exact = [copy.deepcopy(network).double() for network in (model, other)]
@@ -106,18 +92,17 @@ def compare(title: str, given: nn.Module, channels: dict[str, list[int]], x: tor
     "One paragraph of the table"
     rival = with_torch_pruning(given, channels, x[:1]).eval()
     models = {"masks": given, "torch-pruning": rival, "compact": compact(given, x)}
-    times = milliseconds(models, x[:1])
+    with torch.inference_mode():
+        times = in_turns({name: lambda model=model: model(x[:1]) for name, model in models.items()}, repeats=15)
     for name, model in models.items():
         macs = count_macs(model, (1, 3, SIZE, SIZE))
         print(f"{title:14} {name:14} {count_parameters(model):12,} {macs:14,} "
-              f"{statistics.median(times[name]):12.2f} {difference(given, model, x):11.1e}")
-    ratios = [a / b for a, b in zip(times["torch-pruning"], times["compact"])]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+              f"{times[name].median():12.2f} {difference(given, model, x):11.1e}")
+    low, middle, high = (times["torch-pruning"] / times["compact"]).quantile([0.25, 0.5, 0.75])
     print(f"  compact is {middle:.2f} times as fast as torch-pruning (quartiles {low:.2f} to {high:.2f})")
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(4, 3, SIZE, SIZE)
     print(f"{'network':14} {'by':14} {'parameters':>12} {'MACs':>14} {'ms (median)':>12} {'difference':>11}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFTS', 'phantoms', 'shifted', 'shift_suite']
 
-# %% ../nbs/02_synthetic.ipynb #e186b7ee
+# %% ../nbs/02_synthetic.ipynb #3621699f
 import hashlib
 import importlib
 import json
@@ -36,14 +36,14 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from tqdm import tqdm
 
-from .data import CLASSES, DataError, XRays
-from .core import PneumopruneError, atomic_path, read_json, sha256, write_json
+from .data import CLASSES, MIN_SIZE, SPLITS, DataError, XRays, show_grid
+
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # in a notebook without widgets, pooch's progress bar would say so
     import pooch
 
-# %% ../nbs/02_synthetic.ipynb #cell-008
+# %% ../nbs/02_synthetic.ipynb #4d3c1a49
 _LETTERS = {
     "L": np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1]], dtype=np.float32),
     "R": np.array([[1, 1, 0], [1, 0, 1], [1, 1, 0], [1, 0, 1], [1, 0, 1]], dtype=np.float32),
@@ -107,7 +107,7 @@ def _anatomy(rng: np.random.Generator, label: int) -> SimpleNamespace:
 
 
 def _draw(anatomy: SimpleNamespace, size: int, rng: np.random.Generator) -> np.ndarray:
-    "One picture of a patient, uint8 (size, size): densities added up, then exposed"
+    "One image of a patient, uint8 (size, size): densities added up, then exposed"
     a = anatomy
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     # how the patient stood: turned a little, shifted, nearer or further away

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pneumoprune import data
 from pneumoprune.data import (
     CLASSES,
+    DOWNLOADS,
     DataError,
     XRays,
     dataset_table,
@@ -44,7 +44,7 @@ def private_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
-def picture(seed: int, mode: str = "L", size: int = SIZE) -> Image.Image:
+def image_of(seed: int, mode: str = "L", size: int = SIZE) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size), dtype=np.uint8)
     return Image.fromarray(pixels).convert(mode)
 
@@ -62,8 +62,8 @@ def kaggle(root: str = "", val: int = 0) -> dict[str, bytes]:
     for split, count in plan:
         for i in range(count):
             tag = {"train": 100, "val": 200, "test": 300}[split] + i
-            files[f"{root}{split}/NORMAL/IM-{tag:04d}-0001.jpeg"] = encoded(picture(tag), "JPEG")
-            files[f"{root}{split}/PNEUMONIA/person{tag}_virus_{i}.jpeg"] = encoded(picture(1000 + tag), "JPEG")
+            files[f"{root}{split}/NORMAL/IM-{tag:04d}-0001.jpeg"] = encoded(image_of(tag), "JPEG")
+            files[f"{root}{split}/PNEUMONIA/person{tag}_virus_{i}.jpeg"] = encoded(image_of(1000 + tag), "JPEG")
     return files
 
 
@@ -121,8 +121,8 @@ def test_everything_the_real_archive_is_known_for(tmp_path, pack):
     assert len(xrays) == len(files) == 26
     assert (xrays.split == "train").sum() == 12 + 8 and not (xrays.split == "val").any()
     assert not any("chest_xray/chest_xray" in name for name in xrays.names)
-    assert "merged into train: the val folder of 8 pictures" in " ".join(xrays.notes)
-    assert "left out: 26 pictures of a nested second copy" in " ".join(xrays.notes)
+    assert "merged into train: the val folder of 8 images" in " ".join(xrays.notes)
+    assert "left out: 26 images of a nested second copy" in " ".join(xrays.notes)
 
 
 def test_only_the_nested_copy_is_there(tmp_path):
@@ -162,12 +162,12 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_other_files_are_left_out_and_said(tmp_path):
-    files = kaggle() | {"train/NORMAL/notes.txt": b"x", "readme.pdf": b"x", "poster.png": encoded(picture(1))}
+    files = kaggle() | {"train/NORMAL/notes.txt": b"x", "readme.pdf": b"x", "poster.png": encoded(image_of(1))}
     notes = " ".join(load_xrays(zipped(tmp_path / "s.zip", files), SIZE).notes)
-    assert "2 files that are neither JPEG nor PNG" in notes and "1 picture outside of train" in notes
+    assert "2 files that are neither JPEG nor PNG" in notes and "1 image outside of train" in notes
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "I;16", "CMYK"])
@@ -193,7 +193,7 @@ def test_sixteen_bit_files_keep_their_greys(tmp_path, bits):
     assert (np.diff(loaded[0].astype(int)) >= 0).all() and len(np.unique(loaded)) > 250
 
 
-def test_large_pictures_are_averaged_not_sampled(tmp_path):
+def test_large_images_are_averaged_not_sampled(tmp_path):
     # half of the fine rows are white: any antialiased reduction is even grey
     stripes = Image.fromarray(np.tile(np.array([[0], [255]], np.uint8), (400, 1200)))
     files = kaggle() | {"train/NORMAL/a.png": encoded(stripes), "train/NORMAL/b.jpeg": encoded(stripes, "JPEG")}
@@ -213,16 +213,16 @@ def test_size(tmp_path, size):
 
 
 def broken_archive(tmp_path: Path) -> Path:
-    whole = encoded(picture(7), "JPEG")
+    whole = encoded(image_of(7), "JPEG")
     return zipped(tmp_path / "s.zip", kaggle() | {
         "train/NORMAL/truncated.jpeg": whole[: len(whole) // 2],
         "train/NORMAL/empty.png": b"",
-        "train/PNEUMONIA/text.jpeg": b"this is no picture",
-        "test/NORMAL/gif.png": encoded(picture(8, "P"), "GIF"),
+        "train/PNEUMONIA/text.jpeg": b"this is no image",
+        "test/NORMAL/gif.png": encoded(image_of(8, "P"), "GIF"),
     })
 
 
-def test_all_unreadable_pictures_are_listed(tmp_path):
+def test_all_unreadable_images_are_listed(tmp_path):
     path = broken_archive(tmp_path)
     for _ in range(2):  # the second time from the cache
         with pytest.raises(DataError) as caught:
@@ -230,7 +230,7 @@ def test_all_unreadable_pictures_are_listed(tmp_path):
         message = str(caught.value)
         for name in ("truncated.jpeg", "empty.png", "text.jpeg", "gif.png"):
             assert message.count(name) == 1
-        assert "4 pictures in s.zip" in message and "--skip-unreadable" in message
+        assert "4 images in s.zip" in message and "--skip-unreadable" in message
         assert "0x" not in message, "addresses of objects say nothing"
 
 
@@ -240,7 +240,7 @@ def test_skip_unreadable_goes_on_and_records(tmp_path):
         xrays = load_xrays(path, SIZE, skip_unreadable=True)
         assert len(xrays) == 18 and len(xrays.unreadable) == 4
         assert "train/NORMAL/truncated.jpeg" in xrays.unreadable
-    assert participant_flow(xrays)["pictures"].tolist()[:4] == [22, 4, 0, 18]
+    assert participant_flow(xrays)["images"].tolist()[:4] == [22, 4, 0, 18]
     plain = load_xrays(zipped(tmp_path / "plain.zip", kaggle()), SIZE)
     assert (xrays.images == plain.images).all() and (xrays.names == plain.names).all()
 
@@ -252,7 +252,7 @@ def test_damaged_bytes_inside_a_zip_are_found(tmp_path):
         info = archive.infolist()[3]
     content[info.header_offset + 200] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(DataError, match="1 picture in s.zip can't be read") as caught:
+    with pytest.raises(DataError, match="1 image in s.zip can't be read") as caught:
         load_xrays(path, SIZE)
     assert info.filename in str(caught.value)
 
@@ -272,7 +272,7 @@ def test_an_encrypted_entry_is_unreadable_not_a_traceback(tmp_path):
     "..\\train\\NORMAL\\a.png",
 ])
 def test_paths_that_climb_out_are_refused(tmp_path, name):
-    path = zipped(tmp_path / "s.zip", kaggle() | {name: encoded(picture(1))})
+    path = zipped(tmp_path / "s.zip", kaggle() | {name: encoded(image_of(1))})
     before = {p for p in tmp_path.rglob("*")}
     with pytest.raises(DataError, match="climbs out"):
         load_xrays(path, SIZE)
@@ -283,9 +283,9 @@ def test_missing_empty_and_wrong_sources(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         load_xrays(tmp_path / "nowhere", SIZE)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         load_xrays(tmp_path / "empty", SIZE)
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         load_xrays(zipped(tmp_path / "empty.zip", {}), SIZE)
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(DataError, match="no zip file"):
@@ -295,7 +295,7 @@ def test_missing_empty_and_wrong_sources(tmp_path):
     with pytest.raises(DataError, match="damaged"):
         load_xrays(half, SIZE)
     with pytest.raises(DataError, match="no train and test folders"):
-        load_xrays(zipped(tmp_path / "flat.zip", {"NORMAL/a.png": encoded(picture(1))}), SIZE)
+        load_xrays(zipped(tmp_path / "flat.zip", {"NORMAL/a.png": encoded(image_of(1))}), SIZE)
 
 
 @pytest.mark.parametrize("size", [0, -1, 62])
@@ -305,10 +305,10 @@ def test_sizes_below_the_minimum(tmp_path, size):
 
 
 @pytest.mark.parametrize("missing, told", [
-    ("train/NORMAL", "no readable NORMAL pictures in train"),
-    ("test/PNEUMONIA", "no readable PNEUMONIA pictures in test"),
-    ("test/", "no readable NORMAL pictures in test"),
-    ("/NORMAL", "no readable NORMAL pictures in train"),
+    ("train/NORMAL", "no readable NORMAL images in train"),
+    ("test/PNEUMONIA", "no readable PNEUMONIA images in test"),
+    ("test/", "no readable NORMAL images in test"),
+    ("/NORMAL", "no readable NORMAL images in train"),
 ])
 def test_one_class_only(tmp_path, missing, told):
     files = {name: content for name, content in kaggle().items() if missing not in name}
@@ -318,7 +318,7 @@ def test_one_class_only(tmp_path, missing, told):
 
 def test_a_third_class_is_named(tmp_path):
     with pytest.raises(DataError, match="other classes than NORMAL and PNEUMONIA: COVID"):
-        load_xrays(zipped(tmp_path / "s.zip", kaggle() | {"train/Covid/a.png": encoded(picture(1))}), SIZE)
+        load_xrays(zipped(tmp_path / "s.zip", kaggle() | {"train/Covid/a.png": encoded(image_of(1))}), SIZE)
 
 
 # ---------------------------------------------------------------- duplicates and patients
@@ -340,7 +340,7 @@ def test_patients_of_the_known_names():
         assert patient_of(name) == patient
 
 
-def test_equal_pictures_make_one_patient(tmp_path):
+def test_equal_images_make_one_patient(tmp_path):
     files = kaggle()
     files["train/NORMAL/IM-0100-0001.jpeg"] = files["train/NORMAL/IM-0104-0001.jpeg"]
     xrays = load_xrays(zipped(tmp_path / "s.zip", files), SIZE)
@@ -351,7 +351,7 @@ def test_equal_pictures_make_one_patient(tmp_path):
     assert dataset_table(xrays)["duplicates"].to_dict() == {"train": 1, "val": 0, "test": 0, "all": 1}
 
 
-def test_a_picture_of_test_is_left_out_of_train(tmp_path):
+def test_an_image_of_test_is_left_out_of_train(tmp_path):
     files = kaggle()
     files["train/NORMAL/IM-0100-0001.jpeg"] = files["test/NORMAL/IM-0301-0001.jpeg"]
     for _ in range(2):
@@ -359,19 +359,19 @@ def test_a_picture_of_test_is_left_out_of_train(tmp_path):
         assert xrays.left_out == ("train/NORMAL/IM-0100-0001.jpeg",) and len(xrays) == 17
         assert (xrays.split == "test").sum() == 6 and find_duplicates(xrays) == []
         assert "train/NORMAL/IM-0100-0001.jpeg" in " ".join(xrays.notes)
-    assert participant_flow(xrays)["pictures"].tolist() == [18, 0, 1, 17, 11, 0, 6]
+    assert participant_flow(xrays)["images"].tolist() == [18, 0, 1, 17, 11, 0, 6]
 
 
 def test_a_patient_in_train_and_test_is_told(tmp_path):
-    files = kaggle() | {"test/NORMAL/IM-0100-0002.jpeg": encoded(picture(55), "JPEG")}
+    files = kaggle() | {"test/NORMAL/IM-0100-0002.jpeg": encoded(image_of(55), "JPEG")}
     assert load_xrays(zipped(tmp_path / "s.zip", files), SIZE).notes == ("in more than one split: 1 patient",)
 
 
-def test_two_labels_for_one_picture_are_told(tmp_path):
+def test_two_labels_for_one_image_are_told(tmp_path):
     files = kaggle()
     files["train/NORMAL/IM-0100-0001.jpeg"] = files["train/PNEUMONIA/person101_virus_1.jpeg"]
     notes = " ".join(load_xrays(zipped(tmp_path / "s.zip", files), SIZE).notes)
-    assert "equal pictures with two labels: train/NORMAL/IM-0100-0001.jpeg" in notes
+    assert "equal images with two labels: train/NORMAL/IM-0100-0001.jpeg" in notes
 
 
 @settings(max_examples=60, deadline=None)
@@ -435,7 +435,7 @@ def test_medmnist_variants(tmp_path):
     ({"train_labels": np.arange(12)[:, None]}, "labels hold 2, 3, 4"),
     ({"train_labels": np.zeros((12, 14), int)}, "one label per image"),
     ({"train_labels": np.zeros((11, 1), int)}, "one label per image"),
-    ({"train_labels": np.zeros((12, 1), int)}, "no readable PNEUMONIA pictures in train"),
+    ({"train_labels": np.zeros((12, 1), int)}, "no readable PNEUMONIA images in train"),
     ({"test_images": np.zeros((6, 28, 28))}, "expected uint8"),
     ({"test_images": np.zeros((6, 28, 28, 28), np.uint8)}, "expected uint8"),
     ({"test_images": np.array([None] * 6)}, "can't be read as a MedMNIST file"),
@@ -462,7 +462,7 @@ def test_the_second_load_decodes_nothing(tmp_path, monkeypatch):
     first = load_xrays(path, SIZE)
     files = sorted(p.suffix for p in (tmp_path / "cache").iterdir())
     assert files == [".json", ".npy"], "no drafts are left"
-    monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded again"))
     second = load_xrays(path, SIZE)
     for field in ("images", "labels", "patients", "names", "split"):
         a, b = getattr(first, field), getattr(second, field)
@@ -478,7 +478,7 @@ def test_another_size_or_content_is_another_entry(tmp_path):
     assert (small.size, large.size) == (SIZE, 80)
     folder = unpacked(tmp_path / "folder", kaggle())
     before = load_xrays(folder, SIZE)
-    (folder / "train/NORMAL/IM-0100-0001.jpeg").write_bytes(encoded(picture(999), "JPEG"))
+    (folder / "train/NORMAL/IM-0100-0001.jpeg").write_bytes(encoded(image_of(999), "JPEG"))
     after = load_xrays(folder, SIZE)
     assert (before.images != after.images).any() and before.fingerprint != after.fingerprint
 
@@ -517,11 +517,11 @@ def test_without_a_usable_cache(tmp_path):
 def test_an_interrupted_load_leaves_no_entry(tmp_path, monkeypatch):
     path = zipped(tmp_path / "s.zip", kaggle())
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_examine", interrupt)
+        patch.setattr(Image, "open", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load_xrays(path, SIZE)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -540,7 +540,7 @@ def test_no_path_of_the_machine_in_what_is_kept(tmp_path):
 
 
 def kermany(counts=(60, 90), seed=0) -> XRays:
-    """Names and patients as in the real archive, pictures that don't matter"""
+    """Names and patients as in the real archive, images that don't matter"""
     rng = np.random.default_rng(seed)
     names = [
         f"train/NORMAL/IM-{n:04d}-{k:04d}.jpeg"
@@ -633,7 +633,7 @@ def test_geometry_is_what_it_says():
     assert min(abs(width / height - 4 / 3), abs(width / height - 3 / 4)) < 0.04 and abs(width * height - 41**2) < 60
     ramp = replace(bar, images=np.tile(np.arange(size, dtype=np.uint8) * 2, (1, 1, size, 1)))
     slopes = np.diff(shifted(ramp, "crop").images[0, 0].astype(float)[:, 5:-5])
-    assert abs(slopes.mean() - 2 * 0.8) < 0.05, "80 % of the width fill the picture"
+    assert abs(slopes.mean() - 2 * 0.8) < 0.05, "80 % of the width fill the image"
 
 
 def test_tone_curves_are_monotone():
@@ -691,8 +691,8 @@ def test_taking_and_parts():
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Zenodo, on this machine: serves one file"""
+def served(tmp_path):
+    """Zenodo, on this machine: the address of one file, and its checksum"""
     medmnist(tmp_path / "www.npz")
     content = (tmp_path / "www.npz").read_bytes()
 
@@ -708,25 +708,25 @@ def server(tmp_path, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setattr(data, "_ZENODO", f"http://127.0.0.1:{running.server_port}/{{file}}?download=1")
-        yield hashlib.md5(content).hexdigest()
+        yield f"http://127.0.0.1:{running.server_port}/pneumoniamnist.npz", f"md5:{hashlib.md5(content).hexdigest()}"
         running.shutdown()
 
 
-def test_download(tmp_path, monkeypatch, server):
-    monkeypatch.setitem(data._CHECKSUMS, "pneumoniamnist", server)
+def test_download(tmp_path, monkeypatch, served):
+    monkeypatch.setitem(DOWNLOADS, "pneumoniamnist", served)
     path = download("pneumoniamnist", tmp_path / "new/folder")
     assert path == tmp_path / "new/folder/pneumoniamnist.npz" and len(load_xrays(path, SIZE)) == 22
 
 
-def test_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
+def test_download_with_a_wrong_checksum_leaves_nothing(tmp_path, monkeypatch, served):
+    monkeypatch.setitem(DOWNLOADS, "pneumoniamnist", (served[0], f"md5:{'0' * 32}"))
     with pytest.raises(DataError, match="could not be downloaded"):
         download("pneumoniamnist", tmp_path / "new")
     assert list((tmp_path / "new").glob("*.npz")) == []
 
 
 def test_download_without_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_ZENODO", "http://127.0.0.1:9/{file}")
+    monkeypatch.setitem(DOWNLOADS, "pneumoniamnist_224", ("http://127.0.0.1:9/pneumoniamnist_224.npz", "md5:0"))
     with pytest.raises(DataError, match=r"(?s)could not be downloaded.*by other means.*phantoms"):
         download("pneumoniamnist_224", tmp_path)
     with pytest.raises(DataError, match="choose one of pneumoniamnist, pneumoniamnist_64"):
@@ -755,7 +755,7 @@ def test_download_from_kaggle(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real archive is not at ../shared/data/chest_xray.zip")
 def test_the_real_archive():
-    first = load_xrays(REAL, 64)  # small, to be quick; the same pictures
+    first = load_xrays(REAL, 64)  # small, to be quick; the same images
     start = time.perf_counter()
     xrays = load_xrays(REAL, 64)
     assert time.perf_counter() - start < 1, "the second load comes from the cache"
@@ -764,7 +764,7 @@ def test_the_real_archive():
     assert table.loc["train", list(CLASSES)].tolist() == [1341, 3875]
     assert table.loc["test", list(CLASSES)].tolist() == [234, 390]
     assert table["duplicates"].to_dict() == {"train": 24, "val": 0, "test": 6, "all": 30}
-    assert xrays.unreadable == () == xrays.left_out == xrays.notes, "no patient and no picture in both splits"
+    assert xrays.unreadable == () == xrays.left_out == xrays.notes, "no patient and no image in both splits"
     assert xrays.fingerprint == "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"
     merged = {patient_of(n): p for n, p in zip(xrays.names, xrays.patients)}
     assert merged["NORMAL2-IM-0095-0001.jpeg".rsplit("-", 1)[0]] == merged["NORMAL2-IM-0096"]

@@ -48,11 +48,11 @@ def test_metrics_by_hand():
         "specificity": 5 / 6,
         "precision": 3 / 4,
         "f1": 3 / 4,
-        "auc": (6 + 5.5 + 5 + 1.5) / 24,  # pairs won by each ill image, ties half
+        "auc": (6 + 5.5 + 5 + 1.5) / 24,  # pairs won by each positive, ties half
         # thresholds 0.95, 0.85, 0.5, 0.15: precision at each step of the recall
         "average_precision": 1 / 4 * (1 / 1 + 2 / 3 + 3 / 4 + 4 / 9),
         "brier": sum(e**2 for e in (0.05, 0.15, 0.5, 0.85, 0.85, 0.45, 0.35, 0.25, 0.15, 0.05)) / 10,
-        # bins of 1/15; only 0.85 (ill and well: gap 0.7) and 0.15 (the same) share one
+        # bins of 1/15; only 0.85 (positive and negative: gap 0.7) and 0.15 (the same) share one
         "ece": (0.05 + 2 * 0.35 + 0.5 + 0.45 + 0.35 + 0.25 + 2 * 0.35 + 0.05) / 10,
     }
     assert m == pytest.approx(expected, abs=1e-12)
@@ -77,13 +77,13 @@ def test_delong_against_the_definition():
     labels, a, _ = reader(patients=60, each=1, seed=3)
     b = np.clip(a + np.random.default_rng(4).normal(0, 0.2, len(a)), 0, 1).round(1)
     a = a.round(1)  # ties
-    areas, ill_parts, well_parts = [], [], []
+    areas, beaten, beating = [], [], []
     for s in (a, b):
         psi = np.array([[(x > y) + (x == y) / 2 for y in s[labels == 0]] for x in s[labels == 1]])
         areas.append(psi.mean())
-        ill_parts.append(psi.mean(1))
-        well_parts.append(psi.mean(0))
-    covariance = np.cov(ill_parts) / len(ill_parts[0]) + np.cov(well_parts) / len(well_parts[0])
+        beaten.append(psi.mean(1))
+        beating.append(psi.mean(0))
+    covariance = np.cov(beaten) / len(beaten[0]) + np.cov(beating) / len(beating[0])
     z = (areas[1] - areas[0]) / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     p = ev.compare(labels, a, b, np.arange(len(a)), resamples=10)["delong_p"]
     assert p == pytest.approx(2 * stats.norm.cdf(-abs(z)), rel=1e-9)
@@ -95,10 +95,10 @@ def test_thresholds_by_hand():
     # cuts between 0.1 and 0.2 and between 0.3 and 0.9 are equally good: the wider gap
     assert ev.choose_threshold([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.9]) == pytest.approx(0.6)
     assert ev.choose_threshold([0, 1, 0, 1], [0.1, 0.7, 0.8, 0.9]) == pytest.approx(0.4)
-    # neighbouring numbers have no middle: the lower one still is not called
+    # neighbouring numbers have no middle: the lower one still is not predicted
     upper = np.nextafter(0.5, 1)
     assert 0.5 < ev.choose_threshold([0, 1], [0.5, upper]) <= upper
-    # what an illness in 1 of 4 costs: at 0.6 one of two ill is missed, at 0.2 one of two healthy alarmed
+    # what a prevalence of 3 in 4 changes: at 0.6 one of two positives is missed, at 0.2 one of two negatives alarmed
     scores = [0.1, 0.5, 0.3, 0.7]
     assert ev.choose_threshold([0, 0, 1, 1], scores, prevalence=0.75) == pytest.approx(0.2)
     assert ev.choose_threshold([0, 0, 1, 1], scores, prevalence=0.25) == pytest.approx(0.6)
@@ -156,9 +156,9 @@ def test_weights_are_repeated_images(reading, cut, seed):
 @given(readings())
 def test_auc_is_the_rank_statistic(reading):
     labels, scores, _ = reading
-    ill, well = scores[labels == 1], scores[labels == 0]
-    u = stats.mannwhitneyu(ill, well).statistic
-    auc = u / (len(ill) * len(well))
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    u = stats.mannwhitneyu(positive, negative).statistic
+    auc = u / (len(positive) * len(negative))
     assert ev.metrics(labels, scores)["auc"] == pytest.approx(auc)
     assert ev.metrics(labels, scores**2 / 2)["auc"] == pytest.approx(auc)  # only the order counts
 
@@ -170,12 +170,12 @@ def test_no_threshold_is_better_than_the_chosen_one(reading, prevalence):
     chosen = ev.choose_threshold(labels, scores, prevalence=prevalence)
 
     def gain(t):
-        called = scores >= t
-        return prevalence * called[labels == 1].mean() + (1 - prevalence) * (~called[labels == 0]).mean()
+        predicted = scores >= t
+        return prevalence * predicted[labels == 1].mean() + (1 - prevalence) * (~predicted[labels == 0]).mean()
 
     assert gain(chosen) == pytest.approx(max(gain(t) for t in np.arange(-1, 43) / 40))
     assert not np.isin(chosen, scores) or chosen in (0, 1)  # between scores, not on one
-    # a hair's breadth changes no call: the point of the middle
+    # a hair's breadth changes no prediction: the point of the middle
     assert gain(chosen + 0.02) == gain(chosen - 0.02) == gain(chosen) or chosen < 0.03 or chosen > 0.97
 
 
@@ -196,8 +196,8 @@ def test_one_class_resamples_are_drawn_again():
     labels, groups = np.array([1, 0, 0, 0, 0]), np.arange(5)
     weights = np.concatenate(list(ev._resampled_weights(labels, groups, 2000, seed=0)))
     assert len(weights) == 2000
-    ill = weights @ labels
-    assert ill.min() >= 1 and (weights.sum(1) - ill).min() >= 1
+    positive = weights @ labels
+    assert positive.min() >= 1 and (weights.sum(1) - positive).min() >= 1
     result = ev.metrics_with_intervals(labels, [0.3, 0.1, 0.2, 0.4, 0.2], groups, 0.25)
     assert np.isfinite(list(result.values())).all()
 
@@ -296,13 +296,21 @@ def test_bad_patients_margins_and_counts():
 
 
 def test_warning_when_nothing_is_proved():
-    scores = np.array([0.1, 0.4, 0.6, 0.9])
-    assert ev.comparison_warning(scores, scores) is None
-    assert "candidate calls every image pneumonia" in ev.comparison_warning(scores, scores / 2 + 0.5)
-    assert "reference calls every image normal" in ev.comparison_warning(scores, scores, 0.95, 0.5)
-    assert "the same score" in ev.comparison_warning(scores, np.full(4, 0.2))
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.9])
+
+    def warning(*models_and_thresholds):
+        reference, candidate, *thresholds = models_and_thresholds
+        return ev.compare(labels, reference, candidate, np.arange(4), *thresholds, resamples=2)["warning"]
+
+    assert warning(scores, scores) is None
+    assert "candidate predicts pneumonia for every image" in warning(scores, scores / 2 + 0.5)
+    assert "reference predicts normal for every image" in warning(scores, scores, 0.95, 0.5)
+    assert "candidate gives every image the same score" in warning(scores, np.full(4, 0.2))
+    both = warning(scores / 2, np.full(4, 0.2))
+    assert both.startswith("This comparison proves nothing: the reference predicts normal")
+    assert " and the candidate" in both
     # the thresholds decide, not one half
-    assert ev.comparison_warning(scores / 2, scores / 2, 0.25, 0.25) is None
+    assert warning(scores / 2, scores / 2, 0.25, 0.25) is None
 
 
 def test_scoring_does_not_wait_for_torch():

@@ -23,11 +23,11 @@ def cells(path):
 def copied(tmp_path_factory):
     "A copy of notebooks and module, exported and cleaned anew"
     folder = tmp_path_factory.mktemp("project")
-    for name in ("settings.ini", "nbs", "pneumoprune"):
+    for name in ("pyproject.toml", "nbs", "pneumoprune"):
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
-    for command in ("nbdev_export", "nbdev_clean"):
+    for command in ("nbdev-export", "nbdev-clean"):
         subprocess.run([Path(sys.executable).with_name(command)], cwd=folder, check=True, capture_output=True)
     return folder
 
