@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'MIN_SIZE', 'DOWNLOADS', 'DataError', 'XRays', '
            'find_duplicates', 'merge_patients', 'load_xrays', 'participant_flow', 'dataset_table', 'download',
            'split_validation']
 
-# %% ../nbs/01_data.ipynb #73337f46
+# %% ../nbs/01_data.ipynb #723a22fe
 import hashlib
 import importlib
 import json
@@ -37,7 +37,14 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from pneumoprune.core import (
-    PneumopruneError, atomic_path, decode_image, read_json, sha256, to_gray, to_square, write_json,
+    PneumopruneError,
+    atomic_path,
+    decode_image,
+    read_json,
+    sha256,
+    to_gray,
+    to_square,
+    write_json,
 )
 
 # %% ../nbs/01_data.ipynb #a3b74a0e
