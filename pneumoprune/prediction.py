@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #cell-003
+# %% ../nbs/17_prediction.ipynb #c8beb472
 import glob
 import os
 from collections.abc import Iterable
@@ -15,34 +15,49 @@ from json import dumps, loads
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .core import PneumopruneError, atomic_path
+from .core import PneumopruneError, atomic_path, decode_image, open_onnx, to_square
 
-# %% ../nbs/17_prediction.ipynb #cell-004
+# %% ../nbs/17_prediction.ipynb #9c047240
 class PredictionError(PneumopruneError):
-    "A model or picture that can't be used as given: the message says which, why, and what to do"
+    "A model or image that can't be used as given: the message says which, why, and what to do"
 
-# %% ../nbs/17_prediction.ipynb #cell-006
+
 DISCLAIMER = "A study of network pruning, no medical device: not for diagnosis."
+
+# %% ../nbs/17_prediction.ipynb #994306bc
 _SHIPPED = ("models", "slim-int8.onnx")  # inside the package
 
 
-def _open_session(
-    source: str | bytes,  # path or contents of an ONNX file
-    threads: int,
-) -> ort.InferenceSession:
-    "A session on the CPU with a fixed number of threads"
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+def _shipped() -> Path:
+    "The file of the network that comes with the package"
+    file = Path(str(resources.files("pneumoprune").joinpath(*_SHIPPED)))
+    if not file.is_file():
+        raise PredictionError(
+            f"this installation holds no trained network (pneumoprune/{'/'.join(_SHIPPED)}); "
+            "give one with --model FILE, for instance models/slim-int8.onnx of a run"
+        )
+    return file
 
+# %% ../nbs/17_prediction.ipynb #9b03e07e
+def _described(path, session) -> tuple[tuple[str, ...], float, int]:
+    "Classes, threshold and image size of an open file; `PredictionError` if it does not say them, or takes other input"
+    try:
+        about = session.get_modelmeta().custom_metadata_map
+        classes, threshold, size = tuple(loads(about["classes"])), float(about["threshold"]), int(about["size"])
+        (given,) = session.get_inputs()
+        if given.type != "tensor(uint8)" or list(given.shape[1:]) != [1, size, size]:
+            raise ValueError(f"its input is {given.type} {given.shape}")
+        return classes, threshold, size
+    except (KeyError, ValueError, TypeError) as error:
+        raise PredictionError(
+            f"{path} is an ONNX file, but none of pneumoprune ({error!s}); give one that `export_onnx` wrote"
+        ) from error
 
+# %% ../nbs/17_prediction.ipynb #4a5a47e1
 class OnnxModel:
-    "A network exported by `export_onnx` or `quantize_int8`: uint8 pictures in, probabilities of pneumonia out"
+    "A network exported by `export_onnx` or `quantize_int8`: uint8 images in, probabilities of pneumonia out"
 
     def __init__(
         self,
@@ -50,36 +65,11 @@ class OnnxModel:
         *,
         threads: int = 1,  # threads of one prediction, at least 1; 0: all cores
     ):
-        "`PredictionError` if the file is missing, is no ONNX file, or was not exported by this package"
-        if path is None:
-            file = resources.files("pneumoprune").joinpath(*_SHIPPED)
-            if not file.is_file():
-                raise PredictionError(
-                    "this installation holds no trained network (pneumoprune/models/slim-int8.onnx); "
-                    "give one with --model FILE, for instance models/slim-int8.onnx of a run"
-                )
-            self.path, source = Path(_SHIPPED[-1]), file.read_bytes()
-        else:
-            self.path, source = Path(path), str(path)
-            if not self.path.is_file():
-                raise PredictionError(f"{path} is missing or no file; give an .onnx file that `pneumoprune lab` wrote")
-        try:
-            self.session = _open_session(source, threads)
-        except Exception as error:  # ONNX Runtime's errors share no base class but this one
-            raise PredictionError(f"{path} is no ONNX file that can be read ({str(error)[:200]})") from error
+        "`PneumopruneError` if the file is missing, is no ONNX file, or was not exported by this package"
+        self.path = _shipped() if path is None else Path(path)
+        self.session = open_onnx(self.path, threads=threads)
+        self.classes, self.threshold, self.size = _described(self.path, self.session)
         self.metadata = self.session.get_modelmeta().custom_metadata_map  # str -> str, as `export_onnx` wrote them
-        try:
-            self.classes = tuple(loads(self.metadata["classes"]))
-            self.threshold = float(self.metadata["threshold"])
-            self.size = int(self.metadata["size"])
-            (given,) = self.session.get_inputs()
-            if given.type != "tensor(uint8)" or list(given.shape[1:]) != [1, self.size, self.size]:
-                raise ValueError(f"its input is {given.type} {given.shape}")
-        except (KeyError, ValueError, TypeError) as error:
-            raise PredictionError(
-                f"{path} is an ONNX file, but none of pneumoprune ({error!s}); give one that `export_onnx` wrote"
-            ) from error
-        self._input = given.name
 
     def __repr__(self) -> str:
         return f"OnnxModel({self.path.name}: {self.size} × {self.size}, threshold {self.threshold:.3f})"
@@ -88,201 +78,212 @@ class OnnxModel:
         self,
         images: np.ndarray,  # uint8 (N, 1, S, S) with S = self.size; `PredictionError` for anything else
         *,
-        batch_size: int = 32,  # pictures at a time; bounds the memory, doesn't change the result
+        batch_size: int = 32,  # images at a time; bounds the memory, doesn't change the result
     ) -> np.ndarray:  # float64 (N,), probability of pneumonia
-        "Probability of pneumonia of each picture"
+        "Probability of pneumonia of each image"
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != (1, self.size, self.size):
             raise PredictionError(
                 f"{self.path.name} takes uint8 (N, 1, {self.size}, {self.size}), not {images.dtype} {images.shape}; "
-                "read pictures with read_image"
+                "read images with read_image"
             )
-        parts = [
-            self.session.run(None, {self._input: images[i : i + batch_size]})[0]
-            for i in range(0, len(images), batch_size)
-        ]
+        batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+        parts = [self.session.run(None, {"images": batch})[0] for batch in batches]
         return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
-# %% ../nbs/17_prediction.ipynb #cell-011
-_PICTURES = (".png", ".jpg", ".jpeg")
+# %% ../nbs/17_prediction.ipynb #c1df8bdf
+_IMAGES = (".png", ".jpg", ".jpeg")
 _DICOM = (".dcm", ".dicom")
 
 
-def _to_gray(image: Image.Image) -> Image.Image:
-    "One 8-bit grey plane, from any mode that PIL reads (the rules of `data`)"
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        # the bits in use: 4095 for a 12-bit detector in a 16-bit file
-        full = 2.0 ** np.ceil(np.log2(values.max(initial=255.0) + 1)) - 1
-        return Image.fromarray(np.rint(values.clip(0) * (255 / full)).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("L")
+def _is_dicom(path: Path) -> bool:
+    "By its suffix, or by the mark that stands behind 128 bytes of preamble"
+    try:
+        with open(path, "rb") as file:
+            return path.suffix.lower() in _DICOM or file.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-
-def _read_dicom(path: Path) -> Image.Image:
-    "The grey picture in a DICOM file, as a viewer would show it first"
+# %% ../nbs/17_prediction.ipynb #de42a534
+def _dicom_values(path: Path) -> tuple[np.ndarray, bool]:
+    "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
     try:
         import pydicom
         from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError:
-        raise PredictionError(f"{path} is a DICOM file; install pydicom to read it (pip install 'pydicom>=3')") from None
+        raise PredictionError(f"{path} is a DICOM file; to read it, pip install 'pydicom>=3'") from None
     try:
         data = pydicom.dcmread(path)
         values = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(np.float64)
     except Exception as error:  # pydicom and its decoders raise nearly everything
         raise PredictionError(f"{path} can't be read as DICOM ({str(error)[:200]}); export it as PNG") from error
+    return values, data.get("PhotometricInterpretation") == "MONOCHROME1"
+
+# %% ../nbs/17_prediction.ipynb #8fbb0cb2
+def _read_dicom(path: Path) -> Image.Image:
+    "The grey image in a DICOM file, as a viewer would show it first, stretched to 8 bits"
+    values, inverted = _dicom_values(path)
     if values.ndim != 2:
-        raise PredictionError(f"{path} holds {values.shape}, not one grey picture; export one frame as PNG")
+        raise PredictionError(f"{path} holds {values.shape}, not one grey image; export one frame as PNG")
     low, high = values.min(), values.max()
     values = (values - low) * (255 / max(high - low, 1e-9))
-    if data.get("PhotometricInterpretation") == "MONOCHROME1":
-        values = 255 - values
-    return Image.fromarray(np.rint(values).astype(np.uint8))
+    return Image.fromarray(np.rint(255 - values if inverted else values).astype(np.uint8))
 
-
+# %% ../nbs/17_prediction.ipynb #93fa79df
 def read_image(
     path: str | os.PathLike,  # PNG, JPEG or DICOM file
     size: int,  # side of the result in pixels
 ) -> np.ndarray:  # uint8 (1, size, size)
-    "One X-ray as a grey plane; `PredictionError` if the file is missing or no picture"
+    "One X-ray as a grey plane; `PredictionError` if the file is missing or no image"
     path = Path(path)
     if not path.is_file():
         raise PredictionError(f"{path} is missing or no file; check the path")
+    if _is_dicom(path):
+        return to_square(_read_dicom(path), size)[None]
     try:
-        with open(path, "rb") as file:
-            dicom = path.suffix.lower() in _DICOM or file.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
-    if dicom:
-        gray = _read_dicom(path)
-    else:
-        try:
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
-                image.draft("L", (2 * size, 2 * size))
-                gray = _to_gray(ImageOps.exif_transpose(image))
-        except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise PredictionError(f"{path} can't be read as PNG or JPEG ({error}); export it again as PNG") from error
-    if gray.size != (size, size):
-        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(gray)[None]
+        return decode_image(path, size)[None]
+    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PredictionError(f"{path} can't be read as PNG or JPEG ({error}); export it again as PNG") from error
+
+# %% ../nbs/17_prediction.ipynb #450caac2
+def _images_in(folder: Path) -> list[Path]:
+    "Image files anywhere in a folder, sorted"
+    kinds = _IMAGES + _DICOM
+    seen = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in kinds and not p.name.startswith(".")]
+    files = [p for p in seen if p.is_file()]
+    if not files:
+        raise PredictionError(f"{folder} holds no image ({' '.join(kinds)})")
+    return files
 
 
+def _matching(pattern: str) -> list[Path]:
+    "Files that match a glob pattern, sorted"
+    files = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]
+    if not files:
+        raise PredictionError(f"{pattern} matches no file; give images, folders of them, or a pattern like '*.png'")
+    return files
+
+# %% ../nbs/17_prediction.ipynb #966b31c7
 def expand_paths(
     paths: Iterable[str | os.PathLike],  # files, folders (searched through and through) and glob patterns
 ) -> list[Path]:  # files, sorted within each folder or pattern, each once
-    "All pictures meant by `paths`; `PredictionError` for a path that means none"
+    "All images meant by `paths`; `PredictionError` for a path that means none"
     found: dict[Path, None] = {}
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            # ._name is what macOS leaves beside name: no picture, whatever its suffix says
-            files = [p for p in sorted(path.rglob("*"))
-                     if p.suffix.lower() in _PICTURES + _DICOM and not p.name.startswith(".") and p.is_file()]
-            if not files:
-                raise PredictionError(f"{given} holds no picture ({' '.join(_PICTURES + _DICOM)})")
-        elif path.is_file():
-            files = [path]
-        else:
-            files = [Path(p) for p in sorted(glob.glob(str(given), recursive=True)) if Path(p).is_file()]
-            if not files:
-                raise PredictionError(f"{given} matches no file; give pictures, folders of them, or a pattern like '*.png'")
+    for path in map(Path, paths):
+        files = _images_in(path) if path.is_dir() else [path] if path.is_file() else _matching(str(path))
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #cell-015
+# %% ../nbs/17_prediction.ipynb #dccef1f5
+def _row(path: Path, model: OnnxModel) -> dict:
+    "What is told of one image"
+    probability = float(model.predict(read_image(path, model.size)[None])[0])
+    decision = model.classes[int(probability >= model.threshold)]
+    return {"file": str(path), "probability": probability, "decision": decision, "threshold": model.threshold}
+
+
 def predict_files(
-    paths: Iterable[str | os.PathLike],  # pictures, folders, glob patterns
+    paths: Iterable[str | os.PathLike],  # images, folders, glob patterns
     model: OnnxModel | str | os.PathLike | None = None,  # or its file; None: the network shipped with the package
     *,
-    skip_unreadable: bool = False,  # report a picture that can't be read as its `error` instead of raising
-) -> list[dict]:  # per picture: file, probability, decision (a class), threshold; or file and error
-    "Probability and decision for each picture, in the order of `expand_paths`"
+    skip_unreadable: bool = False,  # report an image that can't be read as its `error` instead of raising
+) -> list[dict]:  # per image: file, probability, decision (a class), threshold; or file and error
+    "Probability and decision for each image, in the order of `expand_paths`"
     model = model if isinstance(model, OnnxModel) else OnnxModel(model)
     rows = []
     for path in expand_paths(paths):
         try:
-            image = read_image(path, model.size)
+            rows.append(_row(path, model))
         except PredictionError as error:
             if not skip_unreadable:
                 raise
             rows.append({"file": str(path), "error": str(error)})
-            continue
-        probability = float(model.predict(image[None])[0])
-        decision = model.classes[int(probability >= model.threshold)]
-        rows.append(
-            {"file": str(path), "probability": probability, "decision": decision, "threshold": model.threshold}
-        )
     return rows
+
+# %% ../nbs/17_prediction.ipynb #bee2d87f
+def _line(row: dict) -> str:
+    "A row of `predict_files` for people"
+    if "error" in row:
+        return f"{row['file']}: {row['error']}"
+    return (f"{row['file']}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
+            f"(threshold {row['threshold']:.3f})")
+
 
 def format_predictions(
     rows: list[dict],  # as `predict_files` returns them
     *,
     json: bool = False,  # machine-readable
 ) -> str:
-    "The answer of the command line: a line per picture, and what it is not good for"
+    "The answer of the command line: a line per image, and what it is not good for"
     if json:
         return dumps({"note": DISCLAIMER, "predictions": rows}, indent=2, ensure_ascii=False)
-    lines = [
-        f"{row['file']}: {row['error']}" if "error" in row else
-        f"{row['file']}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
-        f"(threshold {row['threshold']:.3f})"
-        for row in rows
-    ]
-    return "\n".join([*lines, DISCLAIMER])
+    return "\n".join([*map(_line, rows), DISCLAIMER])
 
-# %% ../nbs/17_prediction.ipynb #474fd2c3
+# %% ../nbs/17_prediction.ipynb #2f73b0b8
+def _places(size: int, patch: int, stride: int) -> list[tuple[slice, slice]]:
+    "The squares that a patch covers on its way over the image; the last one ends at the border"
+    corners = sorted({*range(0, size - patch, stride), size - patch})
+    return [(slice(r, r + patch), slice(c, c + patch)) for r in corners for c in corners]
+
+# %% ../nbs/17_prediction.ipynb #eaba6093
 def occlusion_map(
     model: OnnxModel,
     image: np.ndarray,  # uint8 (1, S, S), as `read_image` gives it
     *,
-    patch: int | None = None,  # side of the grey patch in pixels; None: an eighth of the picture
+    patch: int | None = None,  # side of the grey patch in pixels; None: an eighth of the image
     stride: int | None = None,  # step of the patch in pixels; None: half a patch
 ) -> np.ndarray:  # float32 (S, S): mean fall of the probability of pneumonia under the patches that cover a pixel
-    "Occlusion sensitivity (Zeiler and Fergus 2014, arXiv:1311.2901): positive where the picture speaks for pneumonia"
-    size = model.size
-    patch = patch or max(1, size // 8)
-    stride = stride or max(1, patch // 2)
-    # corners, so that the last patch ends at the border
-    corners = sorted({*range(0, size - patch, stride), size - patch})
-    places = [(r, c) for r in corners for c in corners]
-    gray = np.uint8(np.rint(image.mean()))
+    "Occlusion sensitivity (Zeiler and Fergus 2014, arXiv:1311.2901): positive where the image speaks for pneumonia"
+    patch = patch or max(1, model.size // 8)
+    places = _places(model.size, patch, stride or max(1, patch // 2))
     covered = np.repeat(image[None], len(places), axis=0)
-    for row, (r, c) in zip(covered, places):
-        row[0, r : r + patch, c : c + patch] = gray
+    for one, place in zip(covered[:, 0], places):
+        one[place] = np.rint(image.mean())
     falls = model.predict(image[None])[0] - model.predict(covered)
-    heat, times = np.zeros((size, size)), np.zeros((size, size))
-    for fall, (r, c) in zip(falls, places):
-        heat[r : r + patch, c : c + patch] += fall
-        times[r : r + patch, c : c + patch] += 1
+    heat, times = np.zeros((2, model.size, model.size))
+    for fall, place in zip(falls, places):
+        heat[place] += fall
+        times[place] += 1
     return (heat / times).astype(np.float32)
 
-
-def grad_cam(
-    model,  # a PyTorch network of the AlexNet family: a module `features` that holds the convolutions
-    image: np.ndarray,  # uint8 (1, S, S), as `read_image` gives it
-) -> np.ndarray:  # float32 (S, S), at least 0: where the picture speaks for pneumonia
-    "Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the last convolution; imports PyTorch only when called"
+# %% ../nbs/17_prediction.ipynb #c82c459b
+def _last_maps(model, image: np.ndarray):
+    "Maps of the last convolution, and the gradient of the margin between the classes with respect to them: (C, H, W)"
     import torch
 
-    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
-    kept = {}
-    handle = convolutions[-1].register_forward_hook(lambda module, args, out: kept.update(maps=out))
-    training = model.training
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    kept, training = {}, model.training
+    handle = last.register_forward_hook(lambda module, args, out: kept.update(maps=out))
     try:
         with torch.enable_grad():
-            logits = model.eval()(torch.as_tensor(image[None]))
-            score = logits[0, -1] - logits[0, 0] if logits.shape[1] > 1 else logits[0, 0]
-            # the next module may change the maps in place, but not what the hook saw of the graph
-            (gradient,) = torch.autograd.grad(score, kept["maps"])
+            logits = model.eval()(torch.tensor(image[None]))
+            margin = logits[0, -1] - logits[0, 0] if logits.shape[1] > 1 else logits[0, 0]
+            # the ReLU behind it may change the maps in place; the gradient is that of what they have become
+            (gradient,) = torch.autograd.grad(margin, kept["maps"])
     finally:
         handle.remove()
         model.train(training)
-    maps = torch.relu(kept["maps"].detach()[0])
-    cam = torch.relu((gradient[0].mean((1, 2))[:, None, None] * maps).sum(0)).numpy()
-    heat = Image.fromarray(cam).resize(image.shape[-2:][::-1], Image.Resampling.BILINEAR)
-    return np.asarray(heat)
+    return kept["maps"].detach()[0].relu(), gradient[0]
+
+# %% ../nbs/17_prediction.ipynb #344cb377
+def grad_cam(
+    model,  # a PyTorch network with convolutions that takes images
+    image: np.ndarray,  # uint8 (1, S, S), as `read_image` gives it
+) -> np.ndarray:  # float32 (S, S), at least 0: where the image speaks for pneumonia
+    "Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) on the last convolution; imports PyTorch only when called"
+    maps, gradient = _last_maps(model, image)
+    weights = gradient.mean((1, 2))[:, None, None]
+    cam = (weights * maps).sum(0).relu().numpy()
+    return np.asarray(Image.fromarray(cam).resize(image.shape[-2:][::-1], Image.Resampling.BILINEAR))
+
+# %% ../nbs/17_prediction.ipynb #07e04040
+def _tinted(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.Image:
+    "The grey image with `heat` over it, its largest magnitude in the full colour"
+    orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])  # Okabe and Ito (2008)
+    strength = np.clip(heat / max(np.abs(heat).max(), 1e-12), -1, 1)[..., None]
+    alpha = opacity * np.abs(strength)
+    mixed = (1 - alpha) * image[0][..., None] + alpha * np.where(strength > 0, orange, blue)
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
 def save_heatmap(
@@ -291,31 +292,24 @@ def save_heatmap(
     path: str | os.PathLike,  # PNG or JPEG file to write
     *,
     opacity: float = 0.65,  # of the strongest colour, in [0, 1]
-    side: int = 448,  # smallest side of the written picture, in pixels
+    side: int = 448,  # smallest side of the written image, in pixels
 ) -> None:
-    "The picture in grey with `heat` over it: orange speaks for pneumonia, blue against"
-    path = Path(path)
-    if path.suffix.lower() not in _PICTURES:
-        raise PredictionError(f"{path}: a heat map is written as {' or '.join(_PICTURES)}; choose such a name")
-    strength = np.clip(heat / max(np.abs(heat).max(), 1e-12), -1, 1)[..., None]
-    orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])  # Okabe and Ito
-    color = np.where(strength > 0, orange, blue)
-    alpha = opacity * np.abs(strength)
-    mixed = (1 - alpha) * image[0][..., None] + alpha * color
-    picture = Image.fromarray(np.rint(mixed).astype(np.uint8))
-    if picture.width < side:
-        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    "The image in grey with `heat` over it: orange speaks for pneumonia, blue against"
+    if Path(path).suffix.lower() not in _IMAGES:
+        raise PredictionError(f"{path}: a heat map is written as {' or '.join(_IMAGES)}; choose such a name")
+    tinted = _tinted(image, heat, opacity)
+    if tinted.width < side:
+        tinted = tinted.resize((side, side), Image.Resampling.BICUBIC)
     with atomic_path(path) as draft:
-        picture.save(draft)
+        tinted.save(draft)
 
-
-
+# %% ../nbs/17_prediction.ipynb #e2b89d9a
 def explain_file(
     path: str | os.PathLike,  # a chest X-ray
     output: str | os.PathLike,  # PNG or JPEG to write
     model: str | os.PathLike | None = None,  # .onnx file, or .safetensors network; None: the network shipped
     *,
-    size: int = 224,  # side of the pictures of a .safetensors network, in pixels; an ONNX file knows its own
+    size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
     if model is not None and Path(model).suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"Prediction as a user meets it: any picture file, a fresh interpreter, the network that is shipped"
+"Prediction as a user meets it: any image file, a fresh interpreter, the network that is shipped"
 
 import io
 import resource
@@ -36,13 +36,15 @@ def file(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["L", "1", "P", "LA", "RGB", "RGBA", "I;16"])
 def test_png_of_every_mode_is_read_as_in_training(kind, xray, tmp_path):
     if kind == "I;16":
-        picture = Image.fromarray(xray.astype(np.uint16) * 13)
+        image = Image.fromarray(xray.astype(np.uint16) * 16)  # twelve bits
     else:
-        picture = Image.fromarray(xray).convert(kind)
-    picture.save(tmp_path / "x.png")
+        image = Image.fromarray(xray).convert(kind)
+    image.save(tmp_path / "x.png")
     found = read_image(tmp_path / "x.png", 64)
-    assert found.dtype == np.uint8 and found.shape == (1, 64, 64) and np.ptp(found) > 50
+    assert found.dtype == np.uint8 and found.shape == (1, 64, 64)
     assert np.array_equal(found[0], decode_image(tmp_path / "x.png", 64))
+    plain = np.asarray(Image.fromarray(xray).resize((64, 64), Image.Resampling.BILINEAR), float)
+    assert np.abs(found[0] - plain).mean() < (20 if kind == "1" else 1)  # one bit is dithered
 
 
 @pytest.mark.parametrize("kind", ["L", "RGB", "CMYK"])
@@ -57,7 +59,7 @@ def test_jpeg_turned_by_exif_is_read_as_in_training(kind, xray, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 10, 100, 1000])
-def test_damaged_pictures_are_refused_by_name(cut, xray, tmp_path):
+def test_damaged_images_are_refused_by_name(cut, xray, tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(xray).save(buffer, "PNG")
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:cut])
@@ -86,7 +88,7 @@ def test_the_shipped_network_is_found_in_the_package(file, monkeypatch, tmp_path
     assert OnnxModel().predict(images) == OnnxModel(file).predict(images)
 
 
-def test_occlusion_covers_every_pixel_and_leaves_the_picture_alone(file, xray):
+def test_occlusion_covers_every_pixel_and_leaves_the_image_alone(file, xray):
     model = OnnxModel(file)
     image = np.asarray(Image.fromarray(xray).resize((64, 64)))[None].copy()
     before = image.copy()

@@ -1,4 +1,4 @@
-"Exported files against the networks they came from: whole pipelines, and pictures nobody would send"
+"Exported files against the networks they came from: whole pipelines, and images nobody would send"
 
 import copy
 
@@ -12,10 +12,10 @@ from hypothesis.extra import numpy as arrays
 
 from pneumoprune.alexnet import fold_gray, narrow_alexnet
 from pneumoprune.compaction import ProofWarning, compact
-from pneumoprune.synthetic import phantoms
 from pneumoprune.prediction import OnnxModel
 from pneumoprune.pruning import apply_recipe, prunable
 from pneumoprune.quantization import QuantizationError, export_onnx, predict_onnx, quantize_int8, set_threshold
+from pneumoprune.synthetic import phantoms
 from pneumoprune.training import TrainSettings, fit, predict
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
@@ -45,12 +45,12 @@ def gray_file(trained, xrays, tmp_path_factory):
 def test_masked_and_compacted_networks_become_the_same_file_function(trained, xrays, tmp_path):
     masked = apply_recipe(copy.deepcopy(trained))
     small = compact(masked, torch.tensor(xrays.images[:8]).float())
-    answers = predict(masked, xrays)
-    assert np.abs(answers - predict(trained, xrays)).max() > 1e-3  # the recipe did something
+    expected = predict(masked, xrays)
+    assert np.abs(expected - predict(trained, xrays)).max() > 1e-3  # the recipe did something
     export_onnx(masked, tmp_path / "masked.onnx", size=SIZE, xrays=xrays)
     export_onnx(small, tmp_path / "small.onnx", size=SIZE, xrays=xrays)
     for name in ("masked", "small"):
-        assert np.abs(predict_onnx(tmp_path / f"{name}.onnx", xrays.images) - answers).max() < 1e-5
+        assert np.abs(predict_onnx(tmp_path / f"{name}.onnx", xrays.images) - expected).max() < 1e-5
     sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("small", "masked")]
     assert sizes[0] < 0.8 * sizes[1]
 
@@ -92,7 +92,7 @@ def test_the_exporter_leaves_the_network_alone(trained, tmp_path):
 
 
 def test_a_calibration_that_cannot_be_computed_is_left_out_and_said(xrays, tmp_path):
-    "A network that has learned nothing: one layer answers 1 to every picture, up to the last bits"
+    "A network that has learned nothing: one layer gives 1 for every image, up to the last bits"
     network = narrow_alexnet((8, 8, 8, 8, 8), (8, 8), planes=1, seed=0)
     layer = prunable(network)["classifier.1"]
     with torch.no_grad():

@@ -78,7 +78,7 @@ def outputs(folders):
 def numbers(text: str) -> list[str]:
     "Numbers of a text but for list markers, names of networks, link targets and what is constant by nature"
     text = re.sub(r"(?m)^\d+\. ", "", text)
-    text = re.sub(r"slim-int8|float64|\]\([^)]*\)|batch \d+|95 %|95%-й|1000 outputs|`[^`]*`", "", text)
+    text = re.sub(r"slim-int8|float64|float32|\]\([^)]*\)|batch \d+|95 %|95%-й|1000 outputs|`[^`]*`", "", text)
     return re.findall(r"\$[^$]+\$|\d[\d,]*·10\^[^^]+\^|\d(?:[\d,.\u00a0]*\d)?", text)  # a power of ten is one number
 
 
