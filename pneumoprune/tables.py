@@ -7,7 +7,7 @@ __all__ = ['Columns', 'PUBLISHED', 'LITERATURE', 'METRIC_NAMES', 'headline_table
            'metrics_table', 'shift_table', 'noninferiority_table', 'earlier_table', 'sizes_table', 'amounts_table',
            'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/08_tables.ipynb #4ea1e26a
+# %% ../nbs/08_tables.ipynb #2d450a58
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,16 +18,7 @@ from .benchmark import latency_summary, speedups
 from .evaluation import METRICS, shift_aucs
 from .figures import FigureError
 from .phrases import bracketed, interval, number, p_value, say, significant
-from pneumoprune.run import (
-    KINDS,
-    Run,
-    curve_noise,
-    kinds,
-    misclassified,
-    recorded_runs,
-    times_faster,
-    times_smaller,
-)
+from .run import KINDS, Run, curve_noise, kinds, misclassified, recorded_runs, times_faster, times_smaller
 
 # %% ../nbs/08_tables.ipynb #a2f28b70
 Columns = dict[str, Callable[[dict], object]]  # header -> what a row prints there
