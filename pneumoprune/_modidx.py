@@ -355,6 +355,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pneumoprune/evaluation.py'),
                                         'pneumoprune.evaluation.shift_aucs': ('evaluation.html#shift_aucs', 'pneumoprune/evaluation.py')},
             'pneumoprune.figures': { 'pneumoprune.figures.FigureError': ('figures.html#figureerror', 'pneumoprune/figures.py'),
+                                     'pneumoprune.figures._areas': ('figures.html#_areas', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._box': ('figures.html#_box', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._boxes': ('figures.html#_boxes', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._canvas': ('figures.html#_canvas', 'pneumoprune/figures.py'),

@@ -1,16 +1,19 @@
-"Take progress bars, warnings and paths of this machine (the error stream, widgets) out of the saved outputs of notebooks"
+"Take progress bars, warnings and paths of this machine (the error stream) out of the saved outputs of notebooks"
 
 import sys
 
 import nbformat
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
+
+def is_noise(output) -> bool:
+    "The error stream, or a progress bar of Jupyter's"
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
 
 for path in sys.argv[1:]:
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            kept = [output for output in cell.outputs if output.get("name") != "stderr"]
-            cell.outputs = [output for output in kept if WIDGET not in output.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if not is_noise(output)]
+    notebook.metadata.pop("widgets", None)  # what progress bars leave behind
     nbformat.write(notebook, path)
