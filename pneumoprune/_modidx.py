@@ -228,6 +228,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'pneumoprune.compaction._lost': ('compaction.html#_lost', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._materialise': ( 'compaction.html#_materialise',
                                                                                  'pneumoprune/compaction.py'),
+                                        'pneumoprune.compaction._notes': ('compaction.html#_notes', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._origin': ('compaction.html#_origin', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._pick': ('compaction.html#_pick', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._placeable': ('compaction.html#_placeable', 'pneumoprune/compaction.py'),
