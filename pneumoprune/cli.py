@@ -85,11 +85,9 @@ def lab(
 
 def describe(run) -> str:
     "What a run found, in a few lines of text"
-    from pneumoprune.figures import rehearsal
-
     kind = "PHANTOMS (drawn pictures, no patients)" if run.synthetic else run.info["data"]["name"]
     lines = [f"{kind}, {run.info['data']['images']} pictures; results in {run.folder}"]
-    if rehearsal(run):
+    if run.smoke:
         lines.append("A REHEARSAL with a narrow network: that it ran is all it says")
     head = f"{'':10} {'accuracy':>9} {'AUC':>7} {'model MB':>10} {'file MB':>9} {'ms, batch 1':>12}"
     lines.append(head)

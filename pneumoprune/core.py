@@ -32,12 +32,12 @@ MODELS = ("original", "masked", "compacted", "slim", "slim-int8")  # in the orde
 # Okabe and Ito's palette (2008), told apart by colour-blind readers and in grey print
 model_colors = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")))
 
-# %% ../nbs/00_core.ipynb #cell-008
+# %% ../nbs/00_core.ipynb #e5a64421
 @contextmanager
 def atomic_path(
-    path: str | Path,  # where the finished file belongs; missing folders are made; `PneumopruneError` if nothing can be written there
+    path: str | Path,  # where the finished file belongs; missing folders are made
 ):
-    "A temporary sibling of `path` to write to; it takes the place of `path` if, and only if, the block succeeds"
+    "A draft beside `path`, which takes its place if the block succeeds; `PneumopruneError` where that can't be written"
     path = Path(path)
     try:
         if path.is_dir():
@@ -144,7 +144,21 @@ def decode_image(
         image.draft("L", (2 * size, 2 * size))
         return to_square(to_gray(ImageOps.exif_transpose(image)), size)
 
-# %% ../nbs/00_core.ipynb #f51f3f39
+# %% ../nbs/00_core.ipynb #2b92b706
+def _session_options(threads: int, profile: str | Path | None) -> "onnxruntime.SessionOptions":
+    "A fixed number of threads, no chatter, and a profile if wanted"
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors only
+    # threads that wait must not spin: they would take the cores from whatever is timed next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return options
+
+
 def open_onnx(
     source: str | Path | bytes,  # ONNX file, or its contents
     *,
@@ -154,22 +168,16 @@ def open_onnx(
     "A network in ONNX Runtime, on the CPU; `PneumopruneError` if the file is missing or damaged"
     import onnxruntime
 
-    name = "the model" if isinstance(source, bytes) else source
+    name = "the model" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise PneumopruneError(f"{name} is missing or no file; give an .onnx file that `pneumoprune lab` wrote")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors only
-    # threads that wait must not spin: they would take the cores from whatever is timed next
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    options = _session_options(threads, profile)
+    model = source if isinstance(source, bytes) else str(source)
     try:
-        return onnxruntime.InferenceSession(
-            source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class but this one
-        raise PneumopruneError(f"{name} is no ONNX file that can be read ({str(error)[:200]}); export it again") from error
+        reason = str(error)[:200]
+        raise PneumopruneError(f"{name} is no ONNX file that can be read ({reason}); export it again") from error
 
 # %% ../nbs/00_core.ipynb #cell-016
 def figure_style() -> None:

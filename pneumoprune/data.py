@@ -248,7 +248,7 @@ def _without_small_val(places: list[_Place]) -> list[_Place]:
         return places
     return [place._replace(split="train") if place.split == "val" else place for place in places]
 
-# %% ../nbs/01_data.ipynb #9187525a
+# %% ../nbs/01_data.ipynb #c8c42024
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _EXPECTED = "expected train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONIA with JPEG or PNG files"
 
@@ -264,7 +264,8 @@ def _find_places(images: list[str], source: str) -> list[_Place]:
         raise DataError(f"{source} holds no images; {_EXPECTED}")
     places = [place for place in map(_place, images) if place]
     if not places:
-        raise DataError(f"{source} has no train and test folders around its {_count(len(images), 'image')}; {_EXPECTED}")
+        all_of_them = _count(len(images), "image")
+        raise DataError(f"{source} has no train and test folders around its {all_of_them}; {_EXPECTED}")
     if strange := sorted({place.kind for place in places} - set(CLASSES)):
         raise DataError(
             f"{source} has other classes than {' and '.join(CLASSES)}: {', '.join(strange)}; "
@@ -272,7 +273,7 @@ def _find_places(images: list[str], source: str) -> list[_Place]:
         )
     return places
 
-# %% ../nbs/01_data.ipynb #7ee027bd
+# %% ../nbs/01_data.ipynb #a1445bc4
 def _lay_out(names: Iterable[str], source: str) -> tuple[list[_Place], list[str]]:
     "The places of images among `names`, sorted, and notes on what was left out or moved"
     visible = [name for name in names if not _hidden(name)]
@@ -281,7 +282,7 @@ def _lay_out(names: Iterable[str], source: str) -> tuple[list[_Place], list[str]
     kept = _without_copies(found)
     places = _without_small_val(kept)
     steps = (
-        (len(visible) - len(images), "file", "left out: {} that are neither JPEG nor PNG"),
+        (len(visible) - len(images), "file", "left out: {}, neither JPEG nor PNG"),
         (len(images) - len(found), "image", "left out: {} outside of train, val and test folders"),
         (len(found) - len(kept), "image", "left out: {} of a nested second copy"),
         (sum(a != b for a, b in zip(kept, places)), "image", "merged into train: the val folder of {}"),
@@ -432,7 +433,7 @@ def _open_source(path: Path) -> _Source:
         ) from None
     return _npz_source(path) if arrays or path.suffix.lower() == ".npz" else _zip_source(path)
 
-# %% ../nbs/01_data.ipynb #5dfab34f
+# %% ../nbs/01_data.ipynb #9c6fe0c4
 # what PIL, zipfile and zlib raise on images that are none
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError,
@@ -456,7 +457,7 @@ def _decode_all(
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, closing(pool.map(decode, range(len(out)))) as reasons:
-        progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False)
+        progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False, delay=2)
         return {i: reason for i, reason in enumerate(progress) if reason is not None}
 
 # %% ../nbs/01_data.ipynb #b6cbcfdf
@@ -690,7 +691,7 @@ def dataset_table(
     table.columns.name = _label(xrays)
     return table
 
-# %% ../nbs/01_data.ipynb #5e44215c
+# %% ../nbs/01_data.ipynb #f1346083
 _MD5 = {
     "pneumoniamnist": "28209eda62fecd6e6a2d98b1501bb15f",
     "pneumoniamnist_64": "8f4eceb4ccffa70c672198ea285246c6",
@@ -698,7 +699,8 @@ _MD5 = {
     "pneumoniamnist_224": "d6a3c71de1b945ea11211b03746c1fe1",
 }
 DOWNLOADS = {  # name -> address and checksum
-    name: (f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", f"md5:{md5}") for name, md5 in _MD5.items()
+    name: (f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", f"md5:{md5}")
+    for name, md5 in _MD5.items()
 }
 _KAGGLE = "paultimothymooney/chest-xray-pneumonia"
 

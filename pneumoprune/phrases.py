@@ -122,7 +122,7 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #b141c334
+# %% ../nbs/06_phrases.ipynb #e050126b
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "smoke run": "пробный запуск", "p": "p",
@@ -134,7 +134,7 @@ _RUSSIAN = {
     "precision": "доля верных тревог (PPV)",
     "predicted probability of pneumonia": "предсказанная вероятность пневмонии",
     "observed share of pneumonia": "наблюдаемая доля пневмонии",
-    "batch": "пакет", "time per call (ms)": "время вызова (мс)", "per cent of the median": "% от медианы",
+    "batch": "пакет", "time of one prediction (ms)": "время предсказания (мс)", "per cent of the median": "% от медианы",
     "difference in accuracy (points)": "разность точности (п. п.)",
     "difference in AUC (points)": "разность AUC (п. п.)", "margin": "граница",
     "parameters and buffers in memory": "параметры и буферы в памяти", "file": "файл", "size (MB)": "размер (МБ)",
@@ -202,7 +202,7 @@ def plural(
     names = ("one", "few", "many") if _current == "ru" else ("one", "other")
     return f"{number(count, 0)} {dict(zip(names, forms))[Locale(_current).plural_form(count)]}"
 
-# %% ../nbs/06_phrases.ipynb #859c982f
+# %% ../nbs/06_phrases.ipynb #cb79263d
 _CLAUSES = {  # English, Russian
     "rises": ("rises by {} points", "повышается на {} п. п."),
     "falls": ("falls by {} points", "снижается на {} п. п."),
@@ -215,16 +215,16 @@ _CLAUSES = {  # English, Russian
     "faster": ("is {} times as fast", "в {} {} быстрее"),
     "slower": ("takes {} times as long", "в {} {} медленнее"),
     "as fast": ("is as fast", "столь же быстрая"),
-    "superior": ("{} points: better than the original (the whole interval lies above zero)",
-                 "{} п. п.: лучше исходной (весь интервал выше нуля)"),
-    "non-inferior": ("{} points: non-inferior (the interval ends above the margin)",
-                     "{} п. п.: не хуже исходной (интервал не доходит до границы)"),
-    "inferior": ("{} points: inferior (the whole interval lies below the margin)",
-                 "{} п. п.: хуже исходной (весь интервал ниже границы)"),
-    "inconclusive": ("{} points: not shown to be non-inferior (the interval crosses the margin)",
-                     "{} п. п.: не доказано, что не хуже исходной (интервал пересекает границу)"),
-    "uninformative": ("{} points: not comparable (a network gives all images the same answer)",
-                      "{} п. п.: сравнение невозможно (ответы сети одинаковы для всех снимков)"),
+    "superior": ("{} points, better than the original (the whole interval lies above zero)",
+                 "{} п. п., лучше исходной (весь интервал выше нуля)"),
+    "non-inferior": ("{} points, non-inferior (the interval ends above the margin)",
+                     "{} п. п., не хуже исходной (интервал не доходит до границы)"),
+    "inferior": ("{} points, inferior (the whole interval lies below the margin)",
+                 "{} п. п., хуже исходной (весь интервал ниже границы)"),
+    "inconclusive": ("{} points, not shown to be non-inferior (the interval crosses the margin)",
+                     "{} п. п., не доказано, что не хуже исходной (интервал пересекает границу)"),
+    "uninformative": ("{} points, not comparable (a network gives all images the same answer)",
+                      "{} п. п., сравнение невозможно (ответы сети одинаковы для всех снимков)"),
     "is non-inferior": ("is non-inferior to the original", "не уступает исходной в заданных границах"),
     "is inferior": ("is inferior to the original in {}", "уступает исходной {}"),
     "is not shown": ("is not shown to be non-inferior to the original in {}",
@@ -359,7 +359,7 @@ def notices(
     "What a reader must know before the first number: a smoke run, or one on phantoms"
     return [_clause(key) for key, told in (("smoke", run.smoke), ("phantoms", run.synthetic)) if told]
 
-# %% ../nbs/06_phrases.ipynb #f261e4a1
+# %% ../nbs/06_phrases.ipynb #f6a4ca8b
 _CURVES = {  # English, Russian
     "noise": ("Between the jumps, the noise on the validation accuracy is {} points for masked and {} for the "
               "original; on the validation loss it is {} and {}.",
@@ -379,7 +379,7 @@ _CURVES = {  # English, Russian
     "short": ("The trainings of this run are too short for a noise to be computed.",
               "Эпох слишком мало, чтобы вычислить шум."),
     "confounded": ("Since prunings coincide with changes of image size, this run cannot tell what a pruning alone does.",
-                   "Прунинг совпадает со сменой размера снимков, поэтому, что даёт сам прунинг, по этому запуску "
+                   "Прунинг совпадает со сменой размера снимков: что даёт сам прунинг, по этому запуску "
                    "сказать нельзя."),
 }
 

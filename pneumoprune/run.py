@@ -23,7 +23,7 @@ from .benchmark import own_engine, speedups
 from .core import MODELS, PneumopruneError, read_json
 from .evaluation import choose_threshold, compare, metrics_with_intervals, noninferiority, shift_aucs
 
-# %% ../nbs/05_run.ipynb #c4decfb4
+# %% ../nbs/05_run.ipynb #ecc9a43e
 _ALEXNET = [64, 192, 384, 256, 256]  # output channels of AlexNet's convolutions
 
 
@@ -74,6 +74,10 @@ class Run:
     def part(self, split: str) -> pd.DataFrame:
         "The predictions of one split"
         return self.predictions[self.predictions["split"] == split]
+
+    def images(self, split: str) -> int:
+        "Number of images of one split"
+        return sum(self.info["data"]["counts"][split].values())
 
 # %% ../nbs/05_run.ipynb #62ef9362
 _REQUIRED = ("history", "predictions", "latency")

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from pneumoprune.figures import comparison_table, times_smaller
-from pneumoprune.run import load_run
+from pneumoprune.run import load_run, times_smaller
+from pneumoprune.tables import comparison_table
 
 ROOT = Path(__file__).parent.parent
 MARKERS = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end of results -->)", re.S)

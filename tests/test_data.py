@@ -164,7 +164,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 def test_other_files_are_left_out_and_said(tmp_path):
     files = kaggle() | {"train/NORMAL/notes.txt": b"x", "readme.pdf": b"x", "poster.png": encoded(image_of(1))}
     notes = " ".join(load_xrays(zipped(tmp_path / "s.zip", files), SIZE).notes)
-    assert "2 files that are neither JPEG nor PNG" in notes and "1 image outside of train" in notes
+    assert "2 files, neither JPEG nor PNG" in notes and "1 image outside of train" in notes
 
 
 # ---------------------------------------------------------------- images

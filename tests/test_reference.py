@@ -3,7 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pneumoprune.benchmark import speedups
@@ -92,9 +91,16 @@ def test_the_stages_took_less_than_an_hour_and_a_half(run):
 
 
 def test_latency_was_measured_in_turn(run):
-    counts = run.latency.groupby(["batch", "threads", "repeat"])[["model", "engine"]].apply(len)
-    assert (counts == len(run.latency[["model", "engine"]].drop_duplicates())).all()
-    assert isinstance(run.latency, pd.DataFrame) and run.latency["repeat"].nunique() >= 10
+    "Every contender once in each turn, as often as the settings say"
+    contenders = set(run.latency[["model", "engine"]].itertuples(index=False, name=None))
+    turns = [
+        list(turn[["model", "engine"]].itertuples(index=False, name=None))
+        for _, turn in run.latency.groupby(["batch", "threads", "repeat"])
+    ]
+    assert all(len(turn) == len(contenders) and set(turn) == contenders for turn in turns)
+    cases = run.latency[["batch", "threads"]].drop_duplicates()
+    assert len(turns) == len(cases) * run.info["settings"]["repeats"] and len(cases) == 4
+    assert (run.latency["milliseconds"] > 0).all()
 
 
 def test_readme_states_the_numbers_of_the_run():
