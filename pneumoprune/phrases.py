@@ -416,12 +416,12 @@ def told_curves(
     moves = [_curve(key, span(jumps["points"][at], 1, signed=True)) for key, at in cases.items() if at.any()]
     return " ".join([_curve("noise", *noise), *moves, _curve(smoothness(run))])
 
-# %% ../nbs/06_phrases.ipynb #6ebe48a7
+# %% ../nbs/06_phrases.ipynb #2faf89ab
 def prose(
     text: str,
 ) -> str:
     "A paragraph as it is printed: no line breaks, and in Russian no break between a number and its unit"
-    text = " ".join(text.split())
+    text = re.sub(r"[ \n]+", " ", text).strip()  # not split(): it would part a number at its thousands, too
     if _current == "en":
         return text
     text = text.replace("п..", "п.").replace("п. п", "п.\u00a0п")

@@ -4,9 +4,15 @@ import sys
 
 import nbformat
 
+
+def is_noise(output) -> bool:
+    "The error stream, or a progress bar of Jupyter's"
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 for path in sys.argv[1:]:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not is_noise(output)]
     nbformat.write(notebook, path)

@@ -18,7 +18,7 @@ from PIL import Image
 from pneumoprune.compaction import CompactionError
 from pneumoprune.networks import compact_file, save_network
 from pneumoprune.core import PneumopruneError, read_json, write_json
-from pneumoprune.training import TrainSettings, accelerator_for
+from pneumoprune.training import TrainSettings, _accelerator
 
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
 QUICK = ("--quick", "--epochs", "2", "--size", "64")
@@ -172,7 +172,7 @@ def test_wrong_files_and_devices_get_one_line(tmp_path):
     refused(run("explain", picture(tmp_path / "x.png"), "-o", heat), "heat.png", "another place")
     if not torch.cuda.is_available():
         with pytest.raises(PneumopruneError, match="no CUDA device"):
-            accelerator_for(TrainSettings(device="cuda"))
+            _accelerator(TrainSettings(device="cuda"))
     assert not target.exists()
 
 

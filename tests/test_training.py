@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 SCRIPT = """
 import sys
 from pneumoprune.alexnet import narrow_alexnet
-from pneumoprune.data import phantoms
+from pneumoprune.synthetic import phantoms
 from pneumoprune.training import TrainSettings, fit
 
 settings = TrainSettings(epochs=int(sys.argv[2]), batch_size=32, lr=1e-3, augment=0.0, device="cpu", precision="fp32")
