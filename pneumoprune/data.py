@@ -332,9 +332,9 @@ def _walk(folder: Path) -> dict[str, os.stat_result]:
         found |= {path.relative_to(folder).as_posix(): path.stat() for path in paths if path.is_file()}
     return found
 
-# %% ../nbs/01_data.ipynb #9b64bb9a
+# %% ../nbs/01_data.ipynb #e55c8dba
 def _folder_source(folder: Path) -> _Source:
-    "Images in a folder; its fingerprint depends on their places and contents, and not on where the folder is"
+    "Images in a folder"
     files = _walk(folder)
     places, notes = _lay_out(files, folder.name)
 
@@ -349,7 +349,7 @@ def _folder_source(folder: Path) -> _Source:
 
     return _Source(places, read, fingerprint, notes)
 
-# %% ../nbs/01_data.ipynb #3a2e9556
+# %% ../nbs/01_data.ipynb #20c83fff
 def _entries(archive: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo]:
     "The files in a zip by their paths, with `/`; `DataError` if a path leads out of it"
     entries = {}
@@ -361,7 +361,7 @@ def _entries(archive: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo
             entries[name] = info
     return entries
 
-
+# %% ../nbs/01_data.ipynb #a52ec9b5
 def _zip_source(path: Path) -> _Source:
     "Images in a zip file"
     archive = zipfile.ZipFile(path)  # closed when the last image is read and `read` is forgotten
@@ -387,7 +387,7 @@ def _check_arrays(images: np.ndarray, labels: np.ndarray, where: str) -> None:
             "two classes are told apart here"
         )
 
-# %% ../nbs/01_data.ipynb #40375dad
+# %% ../nbs/01_data.ipynb #74d530a7
 def _npz_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "Images and labels of each split in a MedMNIST file"
     try:
@@ -404,7 +404,7 @@ def _npz_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         _check_arrays(images, labels, f"{path.name}: {split}")
     return pairs
 
-
+# %% ../nbs/01_data.ipynb #48e17e93
 def _npz_source(path: Path) -> _Source:
     "Images in a MedMNIST file"
     arrays = _npz_arrays(path)
@@ -466,7 +466,7 @@ def _held_out_copies(groups: list[list[int]], split: np.ndarray) -> list[int]:
     rank = [SPLITS.index(s) for s in split]
     return [i for group in groups for i in group if rank[i] < max(rank[j] for j in group)]
 
-# %% ../nbs/01_data.ipynb #a3f20bc0
+# %% ../nbs/01_data.ipynb #07d87500
 def _findings(
     table: pd.DataFrame,  # names, labels, patients, split of every image
     groups: list[list[int]],  # positions of equal images
@@ -475,7 +475,7 @@ def _findings(
 ) -> list[str]:
     "What was found among the decoded images, in sentences"
     names = lambda positions: ", ".join(table["names"].iloc[positions])
-    two = [group for group in groups if table["labels"].iloc[group].nunique() > 1]
+    two = [group for group in groups if table["labels"].iloc[group].nunique() > 1]  # labels for one image
     notes = [f"equal images with two labels: {names(group)}" for group in two]
     if copies:
         notes.append(f"left out: {_count(len(copies), 'image')} equal to a held-out one: {names(copies)}")
@@ -576,7 +576,7 @@ def _read_cache(folder: Path, key: str) -> tuple[np.ndarray, dict] | None:
         warnings.warn(f"the cache of these images is damaged ({error}) and is made anew", stacklevel=4)
         return None
 
-# %% ../nbs/01_data.ipynb #491f56b1
+# %% ../nbs/01_data.ipynb #f1d3225e
 def _decode_or_recall(
     path: Path, size: int, folder: Path | None, workers: int | None
 ) -> tuple[np.ndarray, dict]:  # images to keep, uint8 (N, 1, size, size), and their record
@@ -595,7 +595,7 @@ def _decode_or_recall(
         record = _decode_source(source, images, workers)
         images.flush()
         del images
-    write_json(folder / f"{key}.json", record)  # last: a reader that finds it finds the images too
+    write_json(folder / f"{key}.json", record)
     return _map_images(folder / f"{key}.npy", len(record["names"])), record
 
 # %% ../nbs/01_data.ipynb #96bf1533
@@ -608,21 +608,13 @@ def _check_classes(xrays: XRays) -> None:
                     f"{xrays.source} has no readable {name} images in {split}; both classes are needed there"
                 )
 
-# %% ../nbs/01_data.ipynb #ea88aae3
+# %% ../nbs/01_data.ipynb #d3474059
 def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
     "Images and record as one value"
-    return XRays(
-        images=images,
-        labels=np.array(record["labels"], dtype=np.int64),
-        patients=np.array(record["patients"]),
-        names=np.array(record["names"]),
-        split=np.array(record["split"]),
-        source=source,
-        fingerprint=record["fingerprint"],
-        unreadable=tuple(name for name, _ in record["failures"]),
-        left_out=tuple(record["left_out"]),
-        notes=tuple(record["notes"]),
-    )
+    arrays = {name: np.array(record[name]) for name in ("labels", "patients", "names", "split")}
+    told = {name: tuple(record[name]) for name in ("left_out", "notes")}
+    unreadable = tuple(name for name, _ in record["failures"])
+    return XRays(images, **arrays, source=source, fingerprint=record["fingerprint"], unreadable=unreadable, **told)
 
 # %% ../nbs/01_data.ipynb #40d74881
 def load_xrays(
