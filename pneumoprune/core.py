@@ -202,4 +202,4 @@ def figure_style() -> None:
             "svg.hashsalt": "pneumoprune",  # the same figure gives the same file
         },
     )
-    set_matplotlib_formats("svg")
+    set_matplotlib_formats("svg", metadata={"Date": None})
