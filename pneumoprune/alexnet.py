@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,7 +70,8 @@ def _initialise(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 # %% ../nbs/09_alexnet.ipynb #2e10c745
 @contextmanager
@@ -164,11 +166,12 @@ def count_macs(
 # %% ../nbs/09_alexnet.ipynb #e4e68f63
 def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
     "The same convolution for equal input planes, of which it reads one"
-    new = nn.Conv2d(1, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                    bias=conv.bias is not None, padding_mode=conv.padding_mode).to(conv.weight)
+    kept = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    shape: dict[str, Any] = {name: getattr(conv, name) for name in kept}
+    new = nn.Conv2d(1, conv.out_channels, bias=conv.bias is not None, **shape).to(conv.weight)
     with torch.no_grad():
         new.weight.copy_(conv.weight.sum(1, keepdim=True))
-        if conv.bias is not None:
+        if conv.bias is not None and new.bias is not None:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 

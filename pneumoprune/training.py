@@ -281,7 +281,8 @@ def _accelerator(settings: TrainSettings) -> Accelerator:
 def _batches(accelerator: Accelerator, settings: TrainSettings, train: XRays) -> Any:
     "A loader of indices into the training images, shuffled, without a smaller last batch"
     size = min(settings.batch_size, len(train))
-    return accelerator.prepare(DataLoader(torch.arange(len(train)), batch_size=size, shuffle=True, drop_last=True))
+    positions: Any = torch.arange(len(train))  # anything with a length and items will do for a data set
+    return accelerator.prepare(DataLoader(positions, batch_size=size, shuffle=True, drop_last=True))
 
 # %% ../nbs/10_training.ipynb #32ec7adc
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -362,7 +363,8 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, flo
     torch.manual_seed(seed)
     training.loader.set_epoch(epoch)
     training.net.train()
-    chosen = dict(side=settings.side(epoch, train.size), strength=settings.augment, aspect=settings.aspect)
+    chosen: dict[str, Any] = dict(strength=settings.augment, aspect=settings.aspect)
+    chosen["side"] = settings.side(epoch, train.size)
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
     for index in training.loader:
         index = index.cpu().numpy()
@@ -426,7 +428,8 @@ HISTORY = ["model", "epoch", "train_loss", "train_accuracy", "val_loss", "val_ac
 # %% ../nbs/10_training.ipynb #e3fc8b04
 def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqdm:
     "One bar over all steps; in a log file, a line every half minute is enough"
-    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 30} if accelerator.is_main_process else {"disable": True}
+    seconds = 0.1 if sys.stderr.isatty() else 30
+    pace: dict[str, Any] = {"mininterval": seconds} if accelerator.is_main_process else {"disable": True}
     return tqdm(total=steps, initial=done, desc=name, unit="step", **pace)
 
 # %% ../nbs/10_training.ipynb #7db93ffe
@@ -488,7 +491,7 @@ def fit(
     `PneumopruneError` when `folder` holds another training, or when a split is missing or has one class.
     """
     train, val = _both_classes(xrays, "train"), _both_classes(xrays, "val")
-    folder, teacher = folder and Path(folder), teacher if settings.distillation else None
+    folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)
     identity = _identity(settings, xrays, model, name, teacher is not None)
     if not resume and folder and (folder / "state.json").exists():
