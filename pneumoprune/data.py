@@ -743,7 +743,7 @@ def download(
             "file's path as the data, or go on with phantoms"
         ) from error
 
-# %% ../nbs/01_data.ipynb #70283a02
+# %% ../nbs/01_data.ipynb #1c860ec5
 def _front(
     table: pd.DataFrame,  # one row per image: patient, queue, place in the queue
     fraction: float,
@@ -754,7 +754,7 @@ def _front(
     patients = patients.sort_values(["queue", "place"], kind="stable")
     images = patients.groupby("queue")["images"]
     before = images.cumsum() - patients["images"]
-    wanted = fraction * patients["queue"].map(pd.Series(images.sum()))
+    wanted = fraction * np.asarray(images.transform("sum"))
     # the patient who straddles the border is in if the larger half is
     inside = (before + patients["images"] / 2 <= wanted) | (before == 0)
     return patients.index[inside.to_numpy()].tolist()
