@@ -6,7 +6,7 @@
 __version__ = "0.1.0"
 
 _MODULES = {  # name -> the module it is fetched from
-    "CompactionError": "compaction",
+    "CompactionError": "channels",
     "PneumopruneError": "core",
     "compact": "compaction",
     "compare": "evaluation",
@@ -21,7 +21,7 @@ _MODULES = {  # name -> the module it is fetched from
 
 TYPE_CHECKING = False  # a type checker takes it for True, and reads the same table as imports
 if TYPE_CHECKING:
-    from .compaction import CompactionError as CompactionError
+    from .channels import CompactionError as CompactionError
     from .compaction import compact as compact
     from .compaction import restore as restore
     from .core import PneumopruneError as PneumopruneError

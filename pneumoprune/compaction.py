@@ -4,39 +4,29 @@
 
 # %% auto #0
 __all__ = ['ProofWarning', 'WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d',
-           'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore', 'carry_masks']
+           'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #bd940af8
+# %% ../nbs/13_compaction.ipynb #aa50d253
 import copy
-import difflib
-import inspect
-import json
-import math
-import operator
-import os
-import pickle
-import re
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import torchvision
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import Standardise, count_parameters, size_mb
-from .channels import CompactionError
-from .core import atomic_path
+from .alexnet import count_parameters, size_mb
+from pneumoprune.channels import (
+    RULES, ChannelGraph, CompactionError, Concatenate, Coupled, Cuttable, Join, Layer, Norm, channel_graph, rule_for,
+    _evaluating, _first, _name, _pixels, _width,
+)  # fmt: skip
 
 # %% ../nbs/13_compaction.ipynb #41b5dc0a
 class ProofWarning(UserWarning):
@@ -64,25 +54,25 @@ def _materialise(
                 parametrize.remove_parametrizations(module, name)
     return model
 
-# %% ../nbs/13_compaction.ipynb #cell-014
+# %% ../nbs/13_compaction.ipynb #b8f57380
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer
 
 
-class _Wired:
+class _Wired(nn.Module):
     "A layer that reads a selection of its input's channels and may place its outputs among constant ones"
 
     def __init__(self, width: int, *args, index=None, place=None, fill=None, **kwargs):
         super().__init__(width if index is None else len(index), *args, **kwargs)
-        self._wire(width, index, place, fill)
+        self.wire(width, index, place, fill)
 
-    def _wire(
+    def wire(
         self,
         width: int,  # channels that come in: `in_channels` or `in_features`; the weight has those it reads
-        index: torch.Tensor | None,  # int64 (inputs,): the channels it reads, in this order; None reads all
-        place: torch.Tensor | None,  # int64 (channels that come out,): where each one is found in [own outputs, fill]
-        fill: torch.Tensor | None,  # (constants,): values of the channels that are not computed
+        index: torch.Tensor | None = None,  # int64 (inputs,): the channels it reads, in this order; None reads all
+        place: torch.Tensor | None = None,  # int64 (channels that come out,): where to find each in [own outputs, fill]
+        fill: torch.Tensor | None = None,  # (constants,): values of the channels that are not computed
     ) -> None:
-        for name, tensor in dict(index=index, place=place, fill=fill).items():
+        for name, tensor in zip(_WIRING, (index, place, fill)):
             self.register_buffer(name, tensor)
         if index is not None:
             setattr(self, "in_features" if isinstance(self, nn.Linear) else "in_channels", width)
@@ -99,7 +89,7 @@ class _Wired:
         placed = [] if self.place is None else [f"placed among {len(self.place)} channels"]
         return ", ".join([super().extra_repr(), *read, *placed])
 
-
+# %% ../nbs/13_compaction.ipynb #3a36e7a2
 class WiredLinear(_Wired, nn.Linear):
     "`nn.Linear` with a selection before it or a placement behind it"
 
@@ -128,940 +118,321 @@ class WiredBatchNorm3d(_Wired, nn.BatchNorm3d):
     "`nn.BatchNorm3d` with a placement behind it"
 
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_WIRED = {
-    nn.Linear: WiredLinear,
-    nn.Conv1d: WiredConv1d,
-    nn.Conv2d: WiredConv2d,
-    nn.Conv3d: WiredConv3d,
-    nn.BatchNorm1d: WiredBatchNorm1d,
-    nn.BatchNorm2d: WiredBatchNorm2d,
-    nn.BatchNorm3d: WiredBatchNorm3d,
-}
-_PLAIN = {wired: plain for plain, wired in _WIRED.items()}
+_PLAIN: dict[type, type] = {wired: wired.__mro__[2] for wired in _Wired.__subclasses__()}
+_WIRED = {plain: wired for wired, plain in _PLAIN.items()}
+for _wired, _plain in _PLAIN.items():
+    rule_for(_wired)(RULES[_plain])
 
-
+# %% ../nbs/13_compaction.ipynb #0c8712e6
 def _rewire(
     module: nn.Module,  # changed in place
     width: int = 0,
-    index: torch.Tensor | None = None,
-    place: torch.Tensor | None = None,
-    fill: torch.Tensor | None = None,
+    **wiring: torch.Tensor,  # some of index, place and fill; none makes the plain layer again
 ) -> None:
     "The same layer, with another selection before it and another placement behind it, or with neither"
     plain = _PLAIN.get(type(module), type(module))
     for name in _WIRING:
         module._buffers.pop(name, None)
-    module.__class__ = plain
-    if index is not None or place is not None:
-        module.__class__ = _WIRED[plain]
-        module._wire(width, index, place, fill)
-
-
-def _wiring(module: nn.Module, name: str) -> np.ndarray | None:
-    "The module's `index`, `place` or `fill`; None for a plain layer"
-    tensor = module._buffers.get(name) if isinstance(module, _Wired) else None
-    return None if tensor is None else tensor.cpu().numpy()
-
-# %% ../nbs/13_compaction.ipynb #f6ed8517
-class _Tracer(fx.Tracer):
-    "Symbolic tracer that knows where it is, so that an error can name the module"
-
-    def __init__(self, leaves=()):
-        super().__init__()
-        self.leaves, self.inside = set(leaves), []
-
-    def is_leaf_module(self, module, name):
-        return name in self.leaves or isinstance(module, (_Wired, Standardise)) or super().is_leaf_module(module, name)
-
-    def call_module(self, module, forward, args, kwargs):
-        self.inside.append(self.path_of_module(module))
-        result = super().call_module(module, forward, args, kwargs)
-        self.inside.pop()  # on failure the path stays
-        return result
-
-
-def _trace(
-    model: nn.Module,
-    strict: bool,
-) -> fx.Graph:
-    "The graph of `model`; with `strict=False` a module that cannot be traced becomes one opaque node"
-    leaves = set()
-    while True:
-        tracer = _Tracer(leaves)
-        try:
-            return tracer.trace(model)
-        except Exception as error:  # tracing runs the user's own code, which may raise anything
-            where = tracer.inside[-1] if tracer.inside else ""
-            if strict or not where or where in leaves:
-                name = f"module {where!r} ({type(model.get_submodule(where)).__name__})"
-                raise CompactionError(
-                    f"{name} cannot be traced: {error}. Rewrite its forward without branches on values"
-                    + (", or pass strict=False to keep it as it is" if where else "")
-                ) from error
-            leaves.add(where)
-
-# %% ../nbs/13_compaction.ipynb #cell-020
-# Channels are described by arrays with one entry per channel. A channel that has the same value at every pixel and for
-# every input is constant and has that value; one that varies has NaN.
-_VARIES = np.nan
-
-
-class _Op:
-    "An operation that reads every channel of every operand and keeps all of its own: the safe assumption"
-
-    def __init__(self, node: fx.Node, operands: list[fx.Node], width: int):
-        self.node, self.operands, self.width = node, operands, width
-        self.wanted = np.ones(width, bool)  # channels whose values matter to somebody
-
-    def constants(self, given: list[np.ndarray]) -> np.ndarray:
-        "Values of the output channels, from those of the operands"
-        return np.full(self.width, _VARIES)
-
-    def demands(self, out: np.ndarray, ins: list[np.ndarray], given: list[np.ndarray]) -> list[np.ndarray]:
-        "The channels of each operand that must be there, so that the channels `out` come out"
-        return [np.ones_like(present) for present in ins]
-
-    def uses(self, out: np.ndarray, ins: list[np.ndarray]) -> list[np.ndarray]:
-        "The channels of each operand that the values of the channels `out` depend on"
-        return self.demands(out, ins, [])
-
-    def needs(self, out: np.ndarray, ins: list[np.ndarray], given: list[np.ndarray]) -> list[np.ndarray]:
-        "The channels of each operand that must be computed: a constant can be filled in"
-        return self.demands(out, ins, given)
-
-    def supplies(self, ins: list[np.ndarray], out: np.ndarray) -> np.ndarray:
-        "The channels that come out at least, when the channels `ins` come in"
-        return np.ones(self.width, bool)
-
-
-class _Query(_Op):
-    "Asks for a shape or counts something: reads no channel"
-
-    def demands(self, out, ins, given):
-        return [np.zeros_like(present) for present in ins]
-
-
-class _Channelwise(_Op):
-    "One operand, channel by channel: activation, pooling, dropout"
-
-    def __init__(self, node, operands, width, function: Callable[[np.ndarray], np.ndarray]):
-        super().__init__(node, operands, width)
-        self.function = function
-
-    def constants(self, given):
-        return self.function(given[0])
-
-    def demands(self, out, ins, given):
-        return [out]
-
-    def supplies(self, ins, out):
-        return ins[0]
-
-
-class _Join(_Op):
-    "Several operands of the same channels, one result: addition, multiplication, maximum"
-
-    def __init__(self, node, operands, width, function, absorbing: bool):
-        super().__init__(node, operands, width)
-        self.function, self.absorbing = function, absorbing
-
-    def constants(self, given):
-        result = self.function(given)
-        if self.absorbing:  # 0 times anything
-            result = np.where((np.stack(given) == 0).any(0), 0.0, result)
-        return result
-
-    def demands(self, out, ins, given):
-        return [out for _ in ins]
-
-    def needs(self, out, ins, given):
-        return [out & np.isnan(values) for values in given]
-
-    def supplies(self, ins, out):
-        return np.any(ins, axis=0)
-
-
-class _Concatenate(_Op):
-    "The channels of the operands one after another"
-
-    def constants(self, given):
-        return np.concatenate(given)
-
-    def demands(self, out, ins, given):
-        return np.split(out, np.cumsum([len(present) for present in ins])[:-1])
-
-    def supplies(self, ins, out):
-        return np.concatenate(ins)
-
-
-class _Flatten(_Op):
-    "Every channel becomes a block of `width / channels` features"
-
-    def constants(self, given):
-        return np.repeat(given[0], self.width // len(given[0]))
-
-    def demands(self, out, ins, given):
-        return [out.reshape(len(ins[0]), -1).any(1)]
-
-    def supplies(self, ins, out):
-        return np.repeat(ins[0], self.width // len(ins[0]))
-
-
-class _Cuttable(_Op):
-    "A module with parameters per channel; its outputs may already be placed among constants"
-
-    def __init__(self, node, operands, width, module: nn.Module):
-        super().__init__(node, operands, width)
-        self.module = module
-        own = module.num_features if isinstance(module, _NORMS) else len(module.weight)
-        place = _wiring(module, "place")
-        self.placed = place is not None
-        place = np.arange(width) if place is None else place
-        self.rows = np.where(place < own, place, -1)  # own output of each channel; -1 where a constant is filled in
-        fill = _wiring(module, "fill")
-        self.fill = np.zeros(width) if fill is None else np.concatenate([np.zeros(own), fill])[place]
-
-    def spread(self, values: np.ndarray, fill=0.0) -> np.ndarray:
-        "From own outputs to the channels that come out"
-        known = (self.rows >= 0).reshape(-1, *[1] * (values.ndim - 1))
-        return np.where(known, values[self.rows], fill)
-
-
-class _Norm(_Cuttable):
-    "Batch normalisation: in eval mode a constant stays one, and a scale of 0 makes one of anything"
-
-    def constants(self, given):
-        module = self.module
-        scale, shift = np.ones(module.num_features), np.zeros(module.num_features)
-        if module.affine:
-            scale, shift = module.weight.detach().numpy(), module.bias.detach().numpy()
-        if module.running_mean is None:  # statistics of the batch: a constant is its own mean
-            value = np.where(np.isnan(given[0]), _VARIES, shift)
-        else:
-            deviation = np.sqrt(module.running_var.numpy() + module.eps)
-            value = (given[0] - module.running_mean.numpy()) / deviation * scale + shift
-        return self.spread(np.where(scale == 0, shift, value), self.fill)
-
-    def demands(self, out, ins, given):
-        needed = np.zeros_like(ins[0])
-        needed[self.rows[out & (self.rows >= 0)]] = True
-        return [needed]
-
-    def supplies(self, ins, out):
-        return self.spread(ins[0], False)
-
-# %% ../nbs/13_compaction.ipynb #cell-022
-def _first(present: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
-    "PyTorch has no layers of width 0: an emptied one keeps its first channel (of those in `among`)"
-    if not present.any():
-        present = present.copy()
-        present[0 if among is None else among.argmax()] = True
-    return present
-
-
-def _balanced(
-    present: np.ndarray,  # bool (groups, channels of a group)
-    groups: np.ndarray,  # bool (groups,): those that stay
-) -> np.ndarray:
-    "Groups stay equally wide: the narrower ones keep some more channels, the first free ones"
-    count = present.sum(1)
-    missing = max(count[groups].max(initial=0), 1) - count
-    return present | (groups[:, None] & ~present & (np.cumsum(~present, 1) <= missing[:, None]))
-
-
-class _Layer(_Cuttable):
-    "Convolution or linear layer: where channels are really removed"
-
-    def __init__(self, node, operands, width, module, inputs: int):
-        super().__init__(node, operands, width, module)
-        self.groups = getattr(module, "groups", 1)
-        weight = module.weight.detach().numpy()
-        weight = weight.reshape(*weight.shape[:2], -1)
-        index = _wiring(module, "index")
-        self.columns = np.arange(inputs)  # own input of each channel; -1 where it does not read
-        if index is not None:  # as if it read everything, with zeros where it does not
-            self.columns = np.full(inputs, -1)
-            self.columns[index] = np.arange(len(index))
-            weight = np.where((self.columns >= 0)[:, None], weight[:, self.columns], 0.0)
-        if self.placed:
-            weight = self.spread(weight)
-        bias = np.zeros(len(module.weight)) if module.bias is None else module.bias.detach().numpy()
-        self.bias = self.spread(bias, self.fill)
-        self.weight = weight.reshape(self.groups, width // self.groups, inputs // self.groups, -1)
-        self.used = (self.weight != 0).any(-1)  # (groups, outputs, inputs)
-        self._last = None
-        # behind zero padding a constant channel is no longer constant
-        padding = getattr(module, "padding", (0,))
-        if isinstance(padding, str):
-            padding = (int(padding == "same" and max(module.kernel_size) > 1),)
-        self.padded = getattr(module, "padding_mode", "zeros") == "zeros" and any(padding)
-
-    def _stuck(self, given: np.ndarray) -> np.ndarray:
-        "Inputs whose constant cannot move into the bias"
-        return (self.padded & ~np.isnan(given) & (given != 0)).reshape(self.groups, -1)
-
-    def constants(self, given):
-        varies = np.isnan(given[0]).reshape(self.groups, -1) | self._stuck(given[0])
-        value = np.nan_to_num(given[0]).reshape(self.groups, -1)
-        total = np.einsum("goik,gi->go", self.weight, value).reshape(-1) + self.bias
-        return np.where((self.used & varies[:, None]).any(-1).reshape(-1), _VARIES, total)
-
-    def _columns_used(self, out: np.ndarray) -> np.ndarray:
-        "Inputs with a weight in one of the outputs `out`, bool (groups, inputs)"
-        if self._last is None or (self._last[0] != out).any():  # asked again and again for the same
-            self._last = out, (self.used & out.reshape(self.groups, -1, 1)).any(1)
-        return self._last[1]
-
-    def reads(self, out: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.ndarray:
-        "Inputs that the outputs `out` cannot do without; those that nobody reads can"
-        used = self._columns_used(out & self.wanted)
-        stuck = used & self._stuck(given)
-        if self.groups == 1 and stuck.any():
-            stuck = self._spokesman(stuck[0], present, given)[None]
-        return ((used & np.isnan(given).reshape(self.groups, -1)) | stuck).reshape(-1)
-
-    def _spokesman(self, stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.ndarray:
-        "Behind zero padding all constant channels look alike, up to a factor: one can speak for all"
-        among = stuck & present if (stuck & present).any() else stuck
-        one = np.zeros_like(stuck)
-        one[np.where(among, np.abs(given), -1.0).argmax()] = True
-        return one
-
-    def uses(self, out, ins):
-        return [self._columns_used(out).reshape(-1)]
-
-    def demands(self, out, ins, given):
-        read = self.reads(out, ins[0], given[0])
-        if self.groups > 1:
-            groups = out.reshape(self.groups, -1).any(1)
-            read = _balanced((read | ins[0]).reshape(self.groups, -1), groups).reshape(-1)
-        return [read]
-
-    def supplies(self, ins, out):
-        if self.groups == 1:
-            return _first(out, self.rows >= 0)
-        out, present = out.reshape(self.groups, -1), ins[0].reshape(self.groups, -1)
-        return _balanced(out, _first(out.any(1) | present.any(1))).reshape(-1)
-
-# %% ../nbs/13_compaction.ipynb #b166a6c5
-_ACTIVATIONS = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softplus,
-    nn.Softsign, nn.Softshrink, nn.Tanhshrink, nn.Threshold,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
-)  # fmt: skip
-_POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample,
-)  # fmt: skip
-_ZERO_PADS = nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d
-_OTHER_PADS = (
-    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d,
-    nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
-)  # fmt: skip
-# read every channel of their input, and keep their own width
-_MIXERS = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.InstanceNorm1d,
-           nn.InstanceNorm2d, nn.InstanceNorm3d, Standardise)  # fmt: skip
-
-# functions and methods go by their names: torch.relu, F.relu, x.relu() and x.relu_() are one operation
-_ELEMENTWISE_NAMES = {
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "logsigmoid", "tanh",
-    "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "hardshrink", "softshrink", "tanhshrink",
-    "threshold", "clamp", "abs", "neg", "exp", "sqrt", "square", "pow", "contiguous", "clone", "detach",
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "stochastic_depth",
-}  # fmt: skip
-_JOIN_NAMES = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
-    "truediv": operator.truediv, "maximum": torch.maximum, "minimum": torch.minimum,
-}  # fmt: skip
-_INPLACE_JOINS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
-_POOL_NAMES = {
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "interpolate",
-}  # fmt: skip
-_SHAPE_NAMES = {"flatten", "view", "reshape", "squeeze", "unsqueeze"}
-_REDUCTION_NAMES = {"mean", "amax", "amin"}
-_CONCATENATION_NAMES = {"cat", "concat", "concatenate"}
-_MIXER_NAMES = {"softmax", "log_softmax", "layer_norm", "group_norm", "instance_norm", "local_response_norm", "normalize"}
-
-
-def _name(node: fx.Node) -> tuple[str, bool]:
-    "Name of the function or method that a node calls, and whether it changes its operand in place"
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
-    if node.op == "call_function" and name == "fn":  # torch.nn.functional's boolean_dispatch
-        name = next((pool for pool in _POOL_NAMES if getattr(F, pool) is node.target), name)
-    if name in _INPLACE_JOINS:
-        return _INPLACE_JOINS[name], True
-    inplace = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
-    return name.strip("_"), inplace
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    "Shape of a node's tensor; `()` for what is no tensor"
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else ()
-
-
-def _holds_tensor(node: fx.Node) -> bool:
-    "Is the node's value a tensor, or does it hold some?"
-
-    def look(meta):
-        if isinstance(meta, dict | tuple | list) and not hasattr(meta, "shape"):
-            return any(map(look, meta.values() if isinstance(meta, dict) else meta))
-        return hasattr(meta, "shape")
-
-    return look(node.meta.get("tensor_meta"))
-
-
-def _width(node: fx.Node) -> int:
-    "Number of channels: the second axis"
-    shape = _shape(node)
-    return shape[1] if len(shape) > 1 else 0
-
-
-def _pixels(node: fx.Node) -> int:
-    "Positions of a node's tensor, channels aside"
-    return int(np.prod(_shape(node)[2:], dtype=np.int64))
-
-
-def _elementwise(
-    node: fx.Node,
-    module: nn.Module | None,
-    axes: int,  # of the operand
-) -> Callable[[np.ndarray], np.ndarray]:
-    "What the operation makes of constant channels: the operation itself is asked"
-
-    def function(given):
-        x = torch.from_numpy(np.nan_to_num(given)).reshape(1, -1, *[1] * (axes - 2))
-        if module is not None:
-            y = module(x)
-        elif node.op == "call_method":
-            y = getattr(x, node.target)(*node.args[1:], **node.kwargs)
-        else:
-            y = node.target(x, *node.args[1:], **node.kwargs)
-        return np.where(np.isnan(given), _VARIES, y.reshape(-1).numpy())
-
-    return function
-
-
-def _unchanged(given: np.ndarray) -> np.ndarray:
-    "A constant stays what it is"
-    return given
-
-
-def _only_zero(given: np.ndarray) -> np.ndarray:
-    "Zeros come in from around the picture: only a constant 0 stays constant"
-    return np.where(given == 0, 0.0, _VARIES)
-
-
-def _pad(node: fx.Node) -> Callable[[np.ndarray], np.ndarray] | None:
-    "What `F.pad` makes of constant channels; None if it adds channels"
-    given = dict(zip(("input", "pad", "mode", "value"), node.args)) | dict(node.kwargs)
-    if len(given["pad"]) > 2 * (len(_shape(node)) - 2):
-        return None
-    if given.get("mode", "constant") != "constant":
-        return _unchanged
-    return None if given.get("value") else _only_zero
-
-
-def _pool(settings: dict) -> Callable[[np.ndarray], np.ndarray]:
-    "Maxima and averages of a constant are the constant, unless zeros around the picture are averaged in"
-    padding = settings.get("padding", 0)
-    padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
-    exact = not (padded and settings.get("count_include_pad", False)) and not settings.get("divisor_override")
-    return _unchanged if exact else _only_zero
-
-
-def _settings(node: fx.Node, module: nn.Module | None) -> dict:
-    "Arguments of a pooling operation by name"
-    if module is not None:
-        return vars(module)
-    names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    found = dict(zip(names, node.args)) | dict(node.kwargs)
-    if "avg" in _name(node)[0] and "adaptive" not in _name(node)[0]:
-        return {"count_include_pad": True} | found
-    return {key: value for key, value in found.items() if key != "count_include_pad"}
-
-
-def _joined(
-    function: Callable,
-    node: fx.Node,
-    operands: list[fx.Node],
-) -> Callable[[list[np.ndarray]], np.ndarray]:
-    "What an addition or the like makes of constant channels"
-
-    def apply(given):
-        channels = dict(zip(operands, map(torch.from_numpy, given)))
-        left, right = (channels.get(a) if isinstance(a, fx.Node) else a for a in node.args)
-        return function(left, right * node.kwargs.get("alpha", 1)).numpy()
-
-    return apply
-
-
-def _spatial_only(node: fx.Node) -> bool:
-    "Does a reduction leave batch and channels alone?"
-    axes = len(_shape(node.args[0]))
-    over = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    over = over if isinstance(over, tuple | list) else (over,)
-    return all(isinstance(axis, int) and axis % axes > 1 for axis in over)
-
-
-def _operation(
-    node: fx.Node,
-    modules: dict[str, nn.Module],
-    frozen: set[str],  # modules that are used more than once: they stay as they are
-    strict: bool,
-) -> _Op:
-    "How `node` treats channels; with `strict`, `CompactionError` for what is not known"
-    operands = [operand for operand in node.all_input_nodes if _width(operand)]
-    common = node, operands, _width(node)
-    if node.op in ("placeholder", "output", "get_attr") or node.target in frozen:
-        return _Op(*common)
-    if not _holds_tensor(node):
-        return _Query(*common)
-    if not operands:
-        return _Op(*common)
-    single = len(operands) == 1 and len(node.all_input_nodes) == 1 and node.args and node.args[0] is operands[0]
-    module = modules[node.target] if node.op == "call_module" else None
-    axes = len(_shape(operands[0])) if operands else 0
-    if module is not None:
-        kind = type(module)
-        if _PLAIN.get(kind, kind) in _LAYERS:
-            if axes == (2 if isinstance(module, nn.Linear) else module.weight.dim()):
-                return _Layer(*common, module, _width(operands[0]))
-        elif _PLAIN.get(kind, kind) in _NORMS:
-            return _Norm(*common, module)
-        elif kind in _ACTIVATIONS:
-            return _Channelwise(*common, _elementwise(node, module, axes))
-        elif kind in _POOLS and axes > 2 and _width(node):
-            return _Channelwise(*common, _pool(_settings(node, module)))
-        elif kind in (*_ZERO_PADS, *_OTHER_PADS) and axes > 2:
-            return _Channelwise(*common, _only_zero if kind in _ZERO_PADS else _unchanged)
-        elif kind is nn.Flatten and (shaped := _reshaped(*common)):
-            return shaped
-        elif kind in _MIXERS:
-            return _Op(*common)
-    else:
-        name, _ = _name(node)
-        if name in _JOIN_NAMES and operands and len(_shape(node)) == axes:
-            same = all(len(_shape(o)) == axes and _width(o) == _width(node) for o in node.all_input_nodes)
-            if same and set(node.kwargs) <= {"alpha"} and len(node.args) == 2:
-                return _Join(*common, _joined(_JOIN_NAMES[name], node, operands), name == "mul")
-        elif name in _CONCATENATION_NAMES:
-            dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            parts = node.args[0] if node.args else ()
-            if dim in (1, 1 - len(_shape(node))) and all(isinstance(p, fx.Node) and _width(p) for p in parts):
-                return _Concatenate(node, list(parts), _width(node))
-        elif single and name in _ELEMENTWISE_NAMES and _shape(node) == _shape(operands[0]):
-            return _Channelwise(*common, _elementwise(node, None, axes))
-        elif single and name in _POOL_NAMES and axes > 2 and _width(node):
-            return _Channelwise(*common, _pool(_settings(node, None)))
-        elif single and name == "pad" and (function := _pad(node)):
-            return _Channelwise(*common, function)
-        elif name in _SHAPE_NAMES and operands and node.args[0] is operands[0] and (shaped := _reshaped(*common)):
-            return shaped
-        elif single and name in _REDUCTION_NAMES and _spatial_only(node):
-            return _Channelwise(*common, _unchanged)
-        elif name in _MIXER_NAMES:
-            return _Op(*common)
-    if strict:
-        what = f"{type(module).__name__}" if module is not None else f"{node.op.removeprefix('call_')} {_name(node)[0]}"
-        raise CompactionError(
-            f"{_place(node)}: {what} on a tensor of shape {_shape(operands[0]) if operands else ()} is not known "
-            "to compaction; pass strict=False to keep all channels around it"
-        )
-    return _Op(*common)
-
-
-def _place(node: fx.Node) -> str:
-    "Where in the network a node stands"
-    if node.op == "call_module":
-        return f"module {node.target!r}"
-    stack = node.meta.get("nn_module_stack") or {}
-    inside = list(stack.values())[-1][0] if stack else ""
-    return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
-
-
-def _reshaped(node, operands, width) -> _Op | None:
-    "A reshape that leaves channels whole, or spreads each into a block of features"
-    before, after = _shape(operands[0]), _shape(node)
-    if len(after) < 2 or before[0] != after[0]:
-        return None
-    if before[1] == after[1]:
-        return _Channelwise(node, operands, width, _unchanged)
-    if len(after) == 2 and after[1] == np.prod(before[1:]):
-        return _Flatten(node, operands, width)
-    return None
-
-# %% ../nbs/13_compaction.ipynb #cell-026
+    module.__class__ = _WIRED[plain] if wiring else plain
+    if wiring:
+        module.wire(width, **wiring)
+
+# %% ../nbs/13_compaction.ipynb #9e208852
+@dataclass
+class _Plan:
+    "What stays: per node the channels that come out, and per placed module those it computes itself"
+
+    present: dict[fx.Node, np.ndarray]
+    computed: dict[fx.Node, np.ndarray]
+    changed: bool = True
+
+    def own(self, node: fx.Node) -> np.ndarray:
+        "The channels a node computes"
+        return self.computed.get(node, self.present[node])
+
+    def add(self, channels: dict[fx.Node, np.ndarray], node: fx.Node, more: np.ndarray) -> None:
+        "Some more channels of a node stay"
+        if (more & ~channels[node]).any():
+            channels[node] = channels[node] | more
+            self.changed = True
+
+# %% ../nbs/13_compaction.ipynb #b0cbf99f
+def _settle(
+    found: ChannelGraph,
+    needed: dict[fx.Node, np.ndarray],  # channels that vary, and are live by way of such
+    placed: set[fx.Node],  # modules whose outputs are placed among constants
+) -> _Plan:
+    "Let demand run backwards and supply forwards until nothing changes"
+    present = {node: np.full(rule.width, node.op == "placeholder") for node, rule in found.rules.items()}
+    plan = _Plan(present, {node: needed[node] for node in placed})
+    while plan.changed:
+        plan.changed = False
+        for node, rule in reversed(found.rules.items()):
+            come, given = found.around(node, present), found.around(node, found.constants)
+            for operand, more in zip(rule.operands, rule.requires(plan.own(node), come, given)):
+                plan.add(present, operand, more)
+        for node, rule in found.rules.items():
+            supply = rule.yields(found.around(node, present), plan.own(node))
+            if node in placed:
+                plan.add(plan.computed, node, supply)
+            plan.add(present, node, supply)
+    return plan
+
+# %% ../nbs/13_compaction.ipynb #5ecc4172
 _SELECTION_PAYS = 8  # MACs saved per value copied, from where a selection before a layer is the faster way (measured)
 _PLACEMENT_PAYS = 16  # the same for a placement behind it, which copies twice
 
 
-@dataclass
-class _Analysis:
-    "Per node of the graph: how it treats channels, which are constant, which come out, which are computed"
-
-    graph: fx.Graph
-    modules: dict[str, nn.Module]
-    ops: dict[fx.Node, _Op]
-    constants: dict[fx.Node, np.ndarray]
-    present: dict[fx.Node, np.ndarray] = field(default_factory=dict)
-    computed: dict[fx.Node, np.ndarray] = field(default_factory=dict)  # of placed modules; else all that come out
-
-    def around(self, node: fx.Node, values: dict) -> list[np.ndarray]:
-        "The values of the operands"
-        return [values[operand] for operand in self.ops[node].operands]
-
-
-def _shared(
-    model: nn.Module,
-    graph: fx.Graph,
-) -> set[str]:
-    "Modules that run more than once, or share a tensor with another: what suits one use may break the other"
-    calls = Counter(id(model.get_submodule(node.target)) for node in graph.nodes if node.op == "call_module")
-    tensors = {m: [*m.parameters(recurse=False), *m.buffers(recurse=False)] for m in model.modules()}
-    owners = Counter(id(tensor) for owned in tensors.values() for tensor in owned)
-    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    return {
-        name
-        for name, module in model.named_modules(remove_duplicate=False)
-        if tensors[module] and (calls[id(module)] > 1 or name in read or any(owners[id(t)] > 1 for t in tensors[module]))
-    }
-
-
-def _sequence_in_place(graph: fx.Graph) -> None:
-    "Who reads a tensor after it was changed in place reads the result: make the graph say so"
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    modules = graph.owning_module
-    for node in graph.nodes:
-        module = modules.get_submodule(node.target) if modules is not None and node.op == "call_module" else None
-        inplace = getattr(module, "inplace", False) if module is not None else "call_" in node.op and _name(node)[1]
-        if inplace and node.args and isinstance(node.args[0], fx.Node):
-            changed = node.args[0]
-            for user in [user for user in changed.users if position[user] > position[node]]:
-                user.replace_input_with(changed, node)
-
-
-def _want(analysis: _Analysis) -> None:
-    "Backwards from the output: the channels whose values somebody depends on"
-    wanted = {node: np.zeros(op.width, bool) for node, op in analysis.ops.items()}
-    for node, op in reversed(analysis.ops.items()):
-        op.wanted = wanted[node]
-        nothing = [np.zeros(_width(operand), bool) for operand in op.operands]
-        for operand, more in zip(op.operands, op.uses(op.wanted, nothing)):
-            wanted[operand] |= more
-
-
-def _needed(
-    analysis: _Analysis,
-) -> dict[fx.Node, np.ndarray]:
-    "Backwards from the output: the channels that must be computed, because they vary and somebody reads them"
-    needed = {node: np.zeros(op.width, bool) for node, op in analysis.ops.items()}
-    for node, op in reversed(analysis.ops.items()):
-        needed[node] &= np.isnan(analysis.constants[node])
-        nothing = [np.zeros(_width(operand), bool) for operand in op.operands]
-        for operand, more in zip(op.operands, op.needs(needed[node], nothing, analysis.around(node, analysis.constants))):
-            needed[operand] = needed[operand] | more
-    return needed
-
-
-def _settle(
-    analysis: _Analysis,  # `present` and `computed` are filled in
-    needed: dict[fx.Node, np.ndarray],
-    placed: set[fx.Node],  # modules whose outputs are placed among constants
-) -> float:  # MACs, copies included, by which two settlements are compared
-    "Let demand run backwards and supply forwards until nothing changes"
-    ops, constants = analysis.ops, analysis.constants
-    present = {node: np.full(op.width, node.op == "placeholder") for node, op in ops.items()}
-    computed = {node: needed[node] for node in placed}
-    changed = True
-
-    def add(channels, node, more):
-        nonlocal changed
-        if (more & ~channels[node]).any():
-            channels[node] = channels[node] | more
-            changed = True
-
-    analysis.present, analysis.computed = present, computed
-    while changed:
-        changed = False
-        for node, op in reversed(ops.items()):
-            out, ins = computed.get(node, present[node]), analysis.around(node, present)
-            for operand, more in zip(op.operands, op.demands(out, ins, analysis.around(node, constants))):
-                add(present, operand, more)
-        for node, op in ops.items():
-            supply = op.supplies(analysis.around(node, present), computed.get(node, present[node]))
-            if node in placed:
-                add(computed, node, supply)
-            add(present, node, supply)
-    return sum(_cost(analysis, node) for node in ops)
-
-
-def _cost(analysis: _Analysis, node: fx.Node) -> float:
-    "MACs of a layer, and what a placement costs"
-    op, out = analysis.ops[node], analysis.present[node]
-    own = analysis.computed.get(node, out)
+def _cost(found: ChannelGraph, plan: _Plan) -> float:
+    "MACs of all layers, and what placements cost"
     cost = 0.0
-    if isinstance(op, _Layer):
-        groups = own.reshape(op.groups, -1).any(1).sum()
-        inputs = analysis.present[op.operands[0]].sum()
-        cost += float(own.sum()) * inputs / groups * op.weight.shape[-1] * _pixels(node)
-    if (own != out).any():
-        cost += _PLACEMENT_PAYS * float(out.sum()) * _pixels(node)
+    for node, rule in found.rules.items():
+        own, out = plan.own(node), plan.present[node]
+        if isinstance(rule, Layer):
+            groups = own.reshape(rule.groups, -1).any(1).sum()
+            inputs = plan.present[rule.operands[0]].sum()
+            cost += float(own.sum()) * inputs / groups * rule.weight.shape[-1] * _pixels(node)
+        if (own != out).any():
+            cost += _PLACEMENT_PAYS * float(out.sum()) * _pixels(node)
     return cost
 
-
-def _placeable(
-    analysis: _Analysis,
-) -> list[fx.Node]:
+# %% ../nbs/13_compaction.ipynb #0475e530
+def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
     "Modules whose outputs end in an addition: there they may be placed among constants"
-    found = []
-    for join in analysis.ops.values():
-        for node in join.operands if isinstance(join, _Join) and not join.absorbing else ():
-            while node.op != "call_module" and isinstance(analysis.ops[node], _Channelwise) and len(node.users) == 1:
-                node = analysis.ops[node].operands[0]
-            op = analysis.ops[node]
-            if isinstance(op, _Cuttable) and len(node.users) == 1 and getattr(op, "groups", 1) == 1:
-                found.append(node)
-    return found
 
+    def passes(rule):  # a function of one operand, channel by channel
+        several = isinstance(rule, Join | Concatenate) or rule.node.op == "call_module"
+        return isinstance(rule, Coupled) and not several and rule.width == _width(rule.operands[0])
 
-def _analyse(
-    model: nn.Module,  # on the CPU in float64 and eval mode; not changed
-    inputs: tuple[torch.Tensor, ...],
-    strict: bool,
-) -> _Analysis:
-    "Which channels of which tensor are constant, come out, and are computed"
-    traced = fx.GraphModule(model, _trace(model, strict))
-    graph = traced.graph
-    _sequence_in_place(graph)
-    with torch.no_grad():
-        ShapeProp(traced).propagate(*inputs)
-        modules = dict(traced.named_modules(remove_duplicate=False))
-        frozen = _shared(traced, graph)
-        analysis = _Analysis(graph, modules, {n: _operation(n, modules, frozen, strict) for n in graph.nodes}, {})
-        for node, op in analysis.ops.items():
-            values = op.constants(analysis.around(node, analysis.constants))
-            analysis.constants[node] = np.where(np.isfinite(values), values, _VARIES)
-    _want(analysis)
-    needed = _needed(analysis)
-    fixed = {node for node, op in analysis.ops.items() if isinstance(op, _Cuttable) and op.placed}
-    candidates = [node for node in _placeable(analysis) if node not in fixed]
-    placed = fixed | set(candidates)
-    best = _settle(analysis, needed, placed)
+    for join in found.rules.values():
+        for node in join.operands if isinstance(join, Join) and not join.absorbing else ():
+            while passes(found.rules[node]) and len(node.users) == 1:
+                node = found.rules[node].operands[0]
+            rule = found.rules[node]
+            if isinstance(rule, Cuttable) and len(node.users) == 1 and getattr(rule, "groups", 1) == 1:
+                yield node
+
+# %% ../nbs/13_compaction.ipynb #d7245f16
+def _plan(found: ChannelGraph) -> _Plan:
+    "The cheapest plan: all placements that are possible, less those that do not pay"
+    varies = {node: np.isnan(values) for node, values in found.constants.items()}
+    needed = found.live(among=varies)
+    placed = {node for node, rule in found.rules.items() if isinstance(rule, Cuttable) and rule.placed}
+    candidates = [node for node in _placeable(found) if node not in placed]
+    placed |= set(candidates)
+    best = _settle(found, needed, placed)
     for node in candidates:  # one that does not pay is given up
-        if (cost := _settle(analysis, needed, placed - {node})) <= best:
-            placed, best = placed - {node}, cost
-    _settle(analysis, needed, placed)
-    return analysis
+        plan = _settle(found, needed, placed - {node})
+        if _cost(found, plan) <= _cost(found, best):
+            placed, best = placed - {node}, plan
+    return best
 
-# %% ../nbs/13_compaction.ipynb #cell-031
+# %% ../nbs/13_compaction.ipynb #b129edf8
 @dataclass
 class _Cut:
-    "What becomes of one module: the channels it keeps, in float64 what constants add, and its wiring"
+    "What becomes of one module"
 
     outputs: np.ndarray  # int64: kept outputs, as numbered in the given module
     inputs: np.ndarray  # int64: kept inputs, as numbered in the given weight; -1 for one that it did not read
-    weight: np.ndarray | None = None  # float64, in the shape of the layer's weight, constants included
-    merged: np.ndarray | None = None  # float64, like weight: what constants added to it
-    shift: np.ndarray | None = None  # float64 (outputs,): what constants added to the bias (or the running mean)
+    tensors: dict[str, np.ndarray]  # its parameters and buffers, in float64, what constants added included
+    added: dict[str, np.ndarray] = field(default_factory=dict)  # what constants added to them
     width: int = 0  # channels that come in
-    index: np.ndarray | None = None  # the selection of them before it
-    place: np.ndarray | None = None  # the placement behind it
-    fill: np.ndarray | None = None
-
-    def added(self) -> dict[str, np.ndarray]:
-        "What constants added to the module's tensors"
-        found = {"weight": self.merged, "running_mean" if self.weight is None else "bias": self.shift}
-        return {name: array for name, array in found.items() if array is not None and array.any()}
+    wiring: dict[str, np.ndarray | None] = field(default_factory=lambda: dict.fromkeys(_WIRING))
 
 
-def _cut_layer(
-    op: _Layer,
+def _pick(module: nn.Module, rows: np.ndarray) -> _Cut:
+    "Some rows of a module with one number per channel"
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return _Cut(rows, rows, {name: t.detach().numpy()[rows] for name, t in tensors if t.dim() and name not in _WIRING})
+
+# %% ../nbs/13_compaction.ipynb #82781d1d
+def _kept_inputs(
+    rule: Layer,
     own: np.ndarray,  # bool: outputs that are computed
-    present: np.ndarray,  # bool: inputs that come in
+    come: np.ndarray,  # bool: inputs that come in
     given: np.ndarray,  # values of the inputs
-    pixels: tuple[int, int],  # of the input, of the output
-) -> _Cut:
-    "Take the dead out of a convolution or linear layer; what absent constants add goes into the bias"
-    value = np.nan_to_num(given)
-    kept, index = present, None
-    if op.groups == 1:
-        # constants that come in anyway are read, so that training may change them
-        read = op.reads(own, present, given) | (present & (value != 0) & op._columns_used(own & op.wanted)[0])
-        read = _first(read, present)
-        saved = int((present & ~read).sum() * own.sum()) * op.weight.shape[-1] * pixels[1]
-        if saved and saved >= _SELECTION_PAYS * int(read.sum()) * pixels[0]:
-            kept, index = read, np.flatnonzero(read[present])
-    gone = np.where(kept, 0.0, value)  # constants that no longer come in
-    constant = np.where(kept, np.abs(value), 0.0)  # constants that do
-    weights, merges, shifts = [], [], []
-    for group in np.flatnonzero(own.reshape(op.groups, -1).any(1)):
-        rows, columns, gone_here, constant_here = (
-            channels.reshape(op.groups, -1)[group] for channels in (own, kept, gone, constant)
-        )
-        whole = op.weight[group]
-        lost = np.einsum("oik,i->ok", whole[:, gone_here != 0], gone_here[gone_here != 0])[rows]
-        lost *= op.wanted.reshape(op.groups, -1)[group][rows][:, None]
-        weights.append(whole[np.ix_(rows, columns)])
-        merges.append(None)
-        if op.padded and lost.any():  # one constant speaks for all
-            spokesman = constant_here[columns].argmax()
-            merges[-1] = np.zeros_like(weights[-1])
-            merges[-1][:, spokesman] = lost / value.reshape(op.groups, -1)[group][columns][spokesman]
-            weights[-1] = weights[-1] + merges[-1]
-            lost = np.zeros_like(lost)
-        shifts.append(lost.sum(1))
-    merged = None
-    if any(merge is not None for merge in merges):
-        merged = _stack(op, [np.zeros_like(w) if m is None else m for w, m in zip(weights, merges)])
-    shift = np.concatenate(shifts)
-    return _Cut(op.rows[own], op.columns[kept], _stack(op, weights), merged, shift, int(present.sum()), index)
+) -> np.ndarray:  # bool: inputs that the cut weight has columns for
+    "All inputs that come in, or those that are read where a selection before the layer pays"
+    if rule.groups > 1:
+        return come
+    (used,), (required,) = rule.reads(own & rule.live), rule.requires(own, [come], [given])
+    # constants that come in anyway are read, so that training may change them
+    read = _first(required | (come & used & (np.nan_to_num(given) != 0)), come)
+    saved = int((come & ~read).sum() * own.sum()) * rule.weight.shape[-1] * _pixels(rule.node)
+    return read if saved and saved >= _SELECTION_PAYS * int(read.sum()) * _pixels(rule.operands[0]) else come
 
 
-def _stack(op: _Layer, groups: list[np.ndarray]) -> np.ndarray:
-    "The groups' weights, in the shape of the layer's own"
-    whole = groups[0] if len(groups) == 1 else np.concatenate(groups)
-    return whole.reshape(*whole.shape[:2], *op.module.weight.shape[2:])
+def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    "What constants that no longer come in (0 elsewhere) added to each computed output, float64 (outputs, taps)"
+    groups = zip(rule.weight, gone.reshape(rule.groups, -1))
+    lost = [np.einsum("oik,i->ok", weight[:, values != 0], values[values != 0]) for weight, values in groups]
+    return np.concatenate(lost)[own] * rule.live[own][:, None]
+
+# %% ../nbs/13_compaction.ipynb #f88d1373
+def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
+    "Take the dead out of a convolution or linear layer; arguments as of `_kept_inputs`"
+    module, value = rule.module, np.nan_to_num(given)
+    kept = _kept_inputs(rule, own, come, given)
+    parts = zip(rule.weight, own.reshape(rule.groups, -1), kept.reshape(rule.groups, -1))
+    weight = np.concatenate([whole[np.ix_(rows, columns)] for whole, rows, columns in parts if rows.any()])
+    bias = np.zeros(len(weight)) if module.bias is None else module.bias.detach().numpy()[rule.rows[own]]
+    lost, added = _lost(rule, own, np.where(kept, 0.0, value)), {}
+    shape = *weight.shape[:2], *module.weight.shape[2:]
+    if rule.padded and lost.any():
+        speaker = np.abs(value[kept]).argmax()
+        merged = np.zeros_like(weight)
+        merged[:, speaker] = lost / value[kept][speaker]
+        added["weight"] = merged.reshape(shape)
+    elif lost.any():
+        added["bias"] = lost.sum(1)
+    tensors = {"weight": weight.reshape(shape)}
+    if "weight" in added:
+        tensors["weight"] = tensors["weight"] + added["weight"]
+    if module.bias is not None or "bias" in added:
+        tensors["bias"] = bias + added.get("bias", 0.0)
+    cut = _Cut(rule.rows[own], rule.columns[kept], tensors, added, int(come.sum()))
+    if (kept != come).any():
+        cut.wiring["index"] = np.flatnonzero(kept[come])
+    return cut
+
+# %% ../nbs/13_compaction.ipynb #e6ce371c
+def _placement(out: np.ndarray, own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    "Where each channel that comes out is found in [computed channels, constants], and the constants"
+    fill, which = np.unique(np.nan_to_num(values[out & ~own]), return_inverse=True)
+    place = np.empty(int(out.sum()), np.int64)
+    place[own[out]], place[~own[out]] = np.arange(own.sum()), own.sum() + which
+    return {"place": place, "fill": fill}
 
 
+def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
+    "What constants add to a layer without bias is taken off the running mean of the normalisation behind it"
+    for node, rule in found.rules.items():
+        cut = cuts.get(node.target)
+        if cut is None or "bias" not in cut.added or rule.module.bias is not None or len(node.users) > 1:
+            continue
+        (norm,) = node.users
+        if isinstance(found.rules[norm], Norm) and found.rules[norm].module.running_mean is not None:
+            behind = cuts[norm.target]
+            if cut.wiring["place"] is None and len(behind.outputs) == len(cut.outputs):
+                behind.added["running_mean"] = -cut.added.pop("bias")
+                behind.tensors["running_mean"] = behind.tensors["running_mean"] + behind.added["running_mean"]
+                del cut.tensors["bias"]
+
+# %% ../nbs/13_compaction.ipynb #959cf3ca
 def _cuts(
-    analysis: _Analysis,
+    found: ChannelGraph,
+    plan: _Plan,
 ) -> dict[str, _Cut]:  # name of the module -> what becomes of it
     "The surgery, module by module"
     cuts = {}
-    for node, op in analysis.ops.items():
-        out, values = analysis.present[node], analysis.constants[node]
-        if isinstance(op, _Cuttable):
-            own = analysis.computed.get(node, out)
-            before = op.operands[0]
-            if isinstance(op, _Layer):
-                pixels = _pixels(before), _pixels(node)
-                cut = _cut_layer(op, own, analysis.present[before], analysis.constants[before], pixels)
-            else:
-                cut = _Cut(op.rows[own], op.rows[own])
-            if (own != out).any():
-                fill, which = np.unique(np.nan_to_num(values[out & ~own]), return_inverse=True)
-                place = np.empty(int(out.sum()), np.int64)
-                place[own[out]], place[~own[out]] = np.arange(own.sum()), own.sum() + which
-                cut.place, cut.fill = place, fill
-            cuts[node.target] = cut
-        elif node.op == "call_module" and isinstance(analysis.modules[node.target], nn.PReLU):
-            if len(analysis.modules[node.target].weight) > 1:
-                cuts[node.target] = _Cut(np.flatnonzero(out), np.flatnonzero(out))
-    _shift_means(analysis, cuts)
+    for node, rule in found.rules.items():
+        own, out, module = plan.own(node), plan.present[node], rule.module
+        if isinstance(rule, Layer):
+            (come,), (given,) = found.around(node, plan.present), found.around(node, found.constants)
+            cuts[node.target] = _cut_layer(rule, own, come, given)
+        elif isinstance(rule, Cuttable):
+            cuts[node.target] = _pick(module, rule.rows[own])
+        elif isinstance(module, nn.PReLU) and isinstance(rule, Coupled) and len(module.weight) > 1:
+            cuts[node.target] = _pick(module, np.flatnonzero(out))
+        if isinstance(rule, Cuttable) and (own != out).any():
+            cuts[node.target].wiring |= _placement(out, own, found.constants[node])
+    _shift_means(found, cuts)
     return cuts
 
-
-def _shift_means(analysis: _Analysis, cuts: dict[str, _Cut]) -> None:
-    "A layer without bias gets none if batch normalisation follows: its running mean takes the constants off"
-    for node, op in analysis.ops.items():
-        if isinstance(op, _Layer) and op.module.bias is None and len(node.users) == 1:
-            norm = next(iter(node.users))
-            cut = cuts[node.target]
-            if isinstance(analysis.ops[norm], _Norm) and analysis.ops[norm].module.running_mean is not None:
-                if cut.place is None and len(cuts[norm.target].outputs) == len(cut.outputs):
-                    cuts[norm.target].shift, cut.shift = -cut.shift, np.zeros_like(cut.shift)
-
-
-def _replace(
-    module: nn.Module,
-    name: str,  # of a parameter or buffer
-    value: np.ndarray | torch.Tensor,
-) -> None:
-    "Other numbers in place of a tensor, in its dtype, on its device, as trainable as it was"
+# %% ../nbs/13_compaction.ipynb #4ef73453
+def _replace(module: nn.Module, name: str, value: np.ndarray) -> None:
+    "Other numbers in place of a parameter or buffer, in its dtype, on its device, as trainable as it was"
     old = getattr(module, name)
+    if old is None:  # a bias that the given network does not have: not trained
+        like = module.weight
+        module.bias = nn.Parameter(torch.as_tensor(value).to(like.device, like.dtype), requires_grad=False)
+        return
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-
+# %% ../nbs/13_compaction.ipynb #1f8e2cec
 def _apply(
     module: nn.Module,  # changed in place
     cut: _Cut,
 ) -> None:
     "Perform the surgery on one module"
-    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    index, place = (None if a is None else torch.from_numpy(a).to(like.device) for a in (cut.index, cut.place))
-    fill = None if cut.fill is None else torch.from_numpy(cut.fill).to(like)
-    outputs = torch.from_numpy(cut.outputs).to(like.device)
-    shift = None if cut.shift is None else torch.from_numpy(cut.shift).to(like.device)
     _rewire(module)
-    if cut.weight is None:
-        for name, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if old.dim():
-                _replace(module, name, old.detach()[outputs])
-        if shift is not None:
-            _replace(module, "running_mean", module.running_mean.double() + shift)
-        setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", len(outputs))
-        _rewire(module, place=place, fill=fill)
-        return
-    if module.bias is not None:
-        _replace(module, "bias", module.bias.detach()[outputs].double() + shift)
-    elif cut.shift.any():  # not trained, since the given network has no such bias
-        module.bias = nn.Parameter(shift.to(like.dtype), requires_grad=False)
-    _replace(module, "weight", cut.weight)
+    for name, value in cut.tensors.items():
+        _replace(module, name, value)
     if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = cut.weight.shape
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        module.groups = len(cut.inputs) // module.weight.shape[1]
+        module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
     else:
-        module.groups = len(cut.inputs) // cut.weight.shape[1]
-        module.out_channels, module.in_channels = len(outputs), len(cut.inputs)
-    _rewire(module, cut.width, index, place, fill)
+        setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", len(cut.outputs))
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items() if a is not None}
+    if "fill" in wiring:
+        wiring["fill"] = wiring["fill"].to(like.dtype)
+    _rewire(module, cut.width, **wiring)
 
-# %% ../nbs/13_compaction.ipynb #cell-033
-@dataclass
-class CompactionReport:
-    "What `compact` removed, and the proof that the function is the same"
+# %% ../nbs/13_compaction.ipynb #71b8757e
+def _with_new_reshapes(
+    model: nn.Module,
+    graph: fx.Graph,
+    present: dict[fx.Node, np.ndarray],
+) -> nn.Module:
+    "Numbers of channels written into `view` and `reshape` follow the layers"
+    changed = False
+    for node in graph.nodes:
+        if node.op not in ("call_method", "call_function") or _name(node)[0] not in ("view", "reshape"):
+            continue
+        sizes = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+        if len(sizes) > 1 and sizes[1] == _width(node) and not present[node].all():
+            node.args = (node.args[0], (sizes[0], int(present[node].sum()), *sizes[2:]))
+            changed = True
+    if not changed:
+        return model
+    _free_dropout(model, graph)
+    return _from_graph(model, graph, _sequences(model)).eval()
 
-    parameters: tuple[int, int]  # of the given network and of the compacted one; masks do not count
-    macs: tuple[int, int]  # multiply-accumulates for one input of the example's size
-    mb: tuple[float, float]  # parameters and buffers, masks among them, in MB of 2**20 bytes
-    layers: pd.DataFrame  # one row per module that was looked at: channels and parameters before and after
-    difference: float  # largest difference of the outputs, computed in float64
-    native_difference: float  # the same in the network's own dtype: what rounding adds
-    inputs_checked: int  # inputs of the comparison
-    kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
-    added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
-    constants: tuple[str, ...]  # modules that took constants over: what was trained in the given network is frozen there
-    shapes: tuple[tuple[int, ...], ...] = field(repr=False)  # of the example's inputs, the batch left out
+# %% ../nbs/13_compaction.ipynb #26908834
+def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
+    "Tracing in eval mode writes `training=False` into calls of dropout: modules keep the choice"
+    for node in list(graph.nodes):
+        if node.op != "call_function" or _name(node)[0] not in ("dropout", "stochastic_depth"):
+            continue
+        new = node.args[0]  # stochastic depth is gone: it has no module in torch.nn
+        if node.target is F.dropout:
+            model.add_module(node.name, nn.Dropout(node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)))
+            with graph.inserting_before(node):
+                new = graph.create_node("call_module", node.name, (new,))
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
 
-    @property
-    def summary(self) -> pd.DataFrame:
-        "Before, after and their ratio"
-        rows = {"parameters": self.parameters, "MACs": self.macs, "model size (MB)": self.mb}
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["before", "after"])
-        return table.assign(ratio=table.after / table.before)
-
-    def __str__(self) -> str:
-        widths = "inputs_before", "outputs_before", "inputs_after", "outputs_after"
-        lines = [
-            f"parameters {self.parameters[0]:>15,} -> {self.parameters[1]:,}",
-            f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}",
-            f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB",
-        ]
-        for name, row in self.layers.iterrows():
-            before_in, before_out, after_in, after_out = row[list(widths)]
-            if (before_in, before_out) != (after_in, after_out):
-                lines.append(f"  {name}: {before_in} -> {before_out} channels became {after_in} -> {after_out}")
-        if self.constants:
-            lines.append(f"constant channels went into {', '.join(self.constants)}")
-        lines.append(
-            f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
-            f"{self.native_difference:.1e} in the network's own precision"
-        )
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
+# %% ../nbs/13_compaction.ipynb #002889c1
+def _sequences(model: nn.Module) -> list[str]:
+    "Names of the modules that are plain sequences"
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Sequential) and name]
 
 
+def _from_graph(
+    root: nn.Module | dict[str, Any],
+    graph: fx.Graph,
+    sequences: Sequence[str],
+) -> fx.GraphModule:
+    "A module that runs the graph; sequences stay sequences, so that `model.features[0]` is what it was"
+    module = fx.GraphModule(root, graph, "Network")
+    module.graph.lint()
+    order = dict.fromkeys(str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_module")
+    module._modules = OrderedDict((name, module._modules[name]) for name in order)
+    names = {name for name, _ in module.named_modules()}
+    for name in sorted(names.intersection(sequences), key=len, reverse=True):
+        parent, _, last = name.rpartition(".")
+        children = OrderedDict(module.get_submodule(name).named_children())
+        setattr(module.get_submodule(parent), last, nn.Sequential(children))
+    return module
+
+# %% ../nbs/13_compaction.ipynb #cfde66eb
 def _tensors(answer) -> list[torch.Tensor]:
-    "The tensors of a network's answer, whatever holds them"
+    "The tensors of a network's output, whatever holds them"
     if isinstance(answer, torch.Tensor):
         return [answer]
     values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple | list) else ()
@@ -1077,7 +448,7 @@ def _answers(
         answers = _tensors(model(*inputs))
     return answers, counter.get_total_flops() // 2 // len(inputs[0])
 
-
+# %% ../nbs/13_compaction.ipynb #1d9854f0
 def _random_inputs(
     shapes: Sequence[tuple[int, ...]],  # without the batch
     count: int = 4,
@@ -1088,7 +459,7 @@ def _random_inputs(
     noise = (torch.randn(count, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
     return tuple(scale.reshape(-1, *[1] * (x.dim() - 1)) * x for x in noise)
 
-
+# %% ../nbs/13_compaction.ipynb #1309b7ee
 def _gap(expected: list[torch.Tensor], found: list[torch.Tensor]) -> tuple[float, float]:
     "Largest difference, and the largest value it is to be seen against (1 at least)"
     if [e.shape for e in expected] != [f.shape for f in found]:
@@ -1109,13 +480,110 @@ def _warn_if_empty(outputs: list[torch.Tensor]) -> None:
         message = "all inputs of the proof fall into one class; give an example_input with several classes"
         warnings.warn(message, ProofWarning, stacklevel=3)
 
-# %% ../nbs/13_compaction.ipynb #cell-035
+# %% ../nbs/13_compaction.ipynb #3d9421a2
+def _prove(
+    outputs: list[list[torch.Tensor]],  # of the given and the compacted network in float64, then in their own precision
+    dtype: torch.dtype,  # their own precision
+    atol: float,
+) -> tuple[float, float]:  # largest difference in float64, and in their own precision
+    "`CompactionError` where the outputs differ by more than rounding explains"
+    (gap, size), (native_gap, native_size) = _gap(*outputs[:2]), _gap(*outputs[2:])
+    step = torch.finfo(dtype).eps
+    allowed = max(atol, 16 * step) if step > 1e-4 else atol  # half precision rounds the constants it takes over
+    if not gap <= allowed * size or not native_gap <= max(atol, 1e4 * step) * native_size:
+        raise CompactionError(
+            f"the compacted network differs by {gap:.1e} in float64 and {native_gap:.1e} in its own precision "
+            f"(atol={atol:g}): either the given network is random in eval mode, or its forward depends on values, "
+            "on hooks or on numbers of channels"
+        )
+    return gap, native_gap
+
+# %% ../nbs/13_compaction.ipynb #20c31f78
+@dataclass
+class CompactionReport:
+    "What `compact` removed, and the proof that the function is the same"
+
+    parameters: tuple[int, int]  # of the given network and of the compacted one; masks do not count
+    macs: tuple[int, int]  # multiply-accumulates for one input of the example's size
+    mb: tuple[float, float]  # parameters and buffers, masks among them, in MB of 2**20 bytes
+    layers: pd.DataFrame  # one row per module that was looked at: channels and parameters before and after
+    difference: float  # largest difference of the outputs, computed in float64
+    native_difference: float  # the same in the network's own dtype: what rounding adds
+    inputs_checked: int  # inputs of the comparison
+    kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
+    added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
+    constants: tuple[str, ...]  # modules that took constants over: what was trained in the given network is frozen
+    shapes: tuple[tuple[int, ...], ...] = field(repr=False)  # of the example's inputs, the batch left out
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        "Before, after and their ratio"
+        rows = {"parameters": self.parameters, "MACs": self.macs, "model size (MB)": self.mb}
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["before", "after"])
+        return table.assign(ratio=table.after / table.before)
+
+    def __str__(self) -> str:
+        lines = [
+            f"parameters {self.parameters[0]:>15,} -> {self.parameters[1]:,}",
+            f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}",
+            f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB",
+        ]
+        for row in self.layers.itertuples():
+            before, after = (row.inputs_before, row.outputs_before), (row.inputs_after, row.outputs_after)
+            if before != after:
+                lines.append(f"  {row.Index}: {before[0]} -> {before[1]} channels became {after[0]} -> {after[1]}")
+        if self.constants:
+            lines.append(f"constant channels went into {', '.join(self.constants)}")
+        lines.append(
+            f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
+            f"{self.native_difference:.1e} in the network's own precision"
+        )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
+
+# %% ../nbs/13_compaction.ipynb #ca77f548
+def _layer_row(module: nn.Module) -> tuple[str, int, int, int]:
+    "Kind, inputs, outputs and parameters of a module"
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
+    else:
+        widths = (len(module.weight) if isinstance(module, nn.PReLU) else module.num_features,) * 2
+    return type(module).__name__, *widths, count_parameters(module)
+
+
+def _layer_table(before: dict[str, tuple], after: dict[str, tuple]) -> pd.DataFrame:
+    "One row per module: channels and parameters before and after"
+    columns = ["kind", "inputs", "outputs", "parameters"]
+    old, new = (pd.DataFrame.from_dict(rows, orient="index", columns=columns) for rows in (before, after))
+    table = old[columns[1:]].add_suffix("_before").join(new[columns[1:]].add_suffix("_after"))
+    return table.assign(kind=new.kind).rename_axis("layer")
+
+
+def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
+    "What the report keeps of the cuts, for `restore` and for the reader"
+    return {
+        "kept": {name: (cut.outputs, cut.inputs) for name, cut in cuts.items()},
+        "added": {name: cut.added for name, cut in cuts.items() if cut.added},
+        "constants": tuple(name for name, cut in cuts.items() if cut.added or cut.wiring["place"] is not None),
+    }
+
+# %% ../nbs/13_compaction.ipynb #ee26c34d
+def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    "The example as a tuple of inputs; `CompactionError` for what is no batch of numbers"
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    if not inputs or any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
+        raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
+    return inputs
+
+# %% ../nbs/13_compaction.ipynb #1b77a611
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
     *,
     atol: float = 1e-5,  # largest difference allowed, in float64, of outputs up to 1; of larger ones, relative to them
-    strict: bool = True,  # refuse what is not understood; False leaves such parts as they are
+    strict: bool = True,  # refuse what has no rule; False leaves such parts as they are
 ) -> nn.Module:  # mode, dtype and device of `model`; `.report` is a `CompactionReport`
     """
     The same function without the channels that are dead in it.
@@ -1123,14 +591,13 @@ def compact(
     An output nobody reads goes, an input whose producer is gone goes, and a constant channel moves into the next bias
     where that is exact. The result is checked against `model` on `example_input` and on random inputs.
 
-    Raises `CompactionError` for a network that cannot be traced or holds an unknown operation (unless `strict=False`),
-    and when the outputs differ by more than `atol`. Warns `ProofWarning` when the check proves nothing.
+    Raises `CompactionError` for a network that cannot be traced or holds an operation without a rule (unless
+    `strict=False`), and when the outputs differ by more than `atol`. Warns `ProofWarning` when the check proves
+    nothing.
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    if not inputs or any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
-        raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
-    like = next((t for t in model.parameters() if t.is_floating_point()), inputs[0])
+    inputs = _batches(example_input)
     shapes = tuple(tuple(x.shape[1:]) for x in inputs)
+    like = next((t for t in model.parameters() if t.is_floating_point()), inputs[0])
     probes = [torch.cat([x.detach().cpu().double(), r]) for x, r in zip(inputs, _random_inputs(shapes))]
     native = [x.to(like.device, like.dtype) for x in probes]
 
@@ -1139,176 +606,34 @@ def compact(
     _materialise(result)
     reference = copy.deepcopy(result).cpu().double()
     expected, macs_before = _answers(reference, probes)
-    analysis = _analyse(reference, tuple(x[-2:] for x in probes), strict)
-    cuts = _cuts(analysis)
+    found = channel_graph(reference, tuple(x[-2:] for x in probes), strict=strict)
+    plan = _plan(found)
+    cuts = _cuts(found, plan)
     before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
     for name, cut in cuts.items():
         _apply(result.get_submodule(name), cut)
-    result = _with_new_reshapes(result, analysis)
+    result = _with_new_reshapes(result, found.graph, plan.present)
 
-    found, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
-    (gap, size), (native_gap, native_size) = _gap(expected, found), _gap(expected_native, _answers(result, native)[0])
-    step = torch.finfo(like.dtype).eps
-    allowed = max(atol, 16 * step) if step > 1e-4 else atol  # half precision rounds the constants it takes over
-    if not gap <= allowed * size or not native_gap <= max(atol, 1e4 * step) * native_size:
-        raise CompactionError(
-            f"the compacted network differs by {gap:.1e} in float64 and {native_gap:.1e} in its own precision "
-            f"(atol={atol:g}): either the given network is random in eval mode, or its forward depends on values, "
-            "on hooks or on numbers of channels"
-        )
+    answers, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
+    differences = _prove([expected, answers, expected_native, _answers(result, native)[0]], like.dtype, atol)
     _warn_if_empty(expected)
-
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
+    layers = _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts})
     result.report = CompactionReport(
-        parameters=(count_parameters(model), count_parameters(result)),
-        macs=(macs_before, macs_after),
-        mb=(size_mb(model), size_mb(result)),
-        layers=_layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts}),
-        difference=gap,
-        native_difference=native_gap,
+        (count_parameters(model), count_parameters(result)),
+        (macs_before, macs_after),
+        (size_mb(model), size_mb(result)),
+        layers,
+        *differences,
         inputs_checked=len(probes[0]),
-        kept={name: (cut.outputs, cut.inputs) for name, cut in cuts.items()},
-        added={name: added for name, cut in cuts.items() if (added := cut.added())},
-        constants=tuple(name for name, cut in cuts.items() if cut.added() or cut.place is not None),
+        **_notes(cuts),
         shapes=shapes,
     )
     return result
 
-
-def _layer_row(module: nn.Module) -> tuple[str, int, int, int]:
-    "Kind, inputs, outputs and parameters of a module"
-    if isinstance(module, _LAYERS):
-        widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
-    else:
-        widths = (len(module.weight) if isinstance(module, nn.PReLU) else module.num_features,) * 2
-    return type(module).__name__, *widths, count_parameters(module)
-
-
-def _layer_table(before: dict, after: dict) -> pd.DataFrame:
-    "One row per module: channels and parameters before and after"
-    columns = ["kind", "inputs", "outputs", "parameters"]
-    old, new = (pd.DataFrame.from_dict(rows, orient="index", columns=columns) for rows in (before, after))
-    table = old[columns[1:]].add_suffix("_before").join(new[columns[1:]].add_suffix("_after"))
-    return table.assign(kind=new.kind).rename_axis("layer")
-
-
-def _with_new_reshapes(
-    model: nn.Module,
-    analysis: _Analysis,
-) -> nn.Module:
-    "Numbers of channels written into `view` and `reshape` follow the layers; that takes a module made of the graph"
-    changed = False
-    for node in analysis.graph.nodes:
-        if node.op not in ("call_method", "call_function") or _name(node)[0] not in ("view", "reshape"):
-            continue
-        sizes = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
-        if len(sizes) > 1 and sizes[1] == _width(node) and not analysis.present[node].all():
-            node.args = (node.args[0], (sizes[0], int(analysis.present[node].sum()), *sizes[2:]))
-            changed = True
-    if not changed:
-        return model
-    _free_dropout(model, analysis.graph)
-    return _from_graph(model, analysis.graph, _sequences(model)).eval()
-
-
-def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
-    "Tracing in eval mode writes `training=False` into calls of dropout: modules keep the choice"
-    for node in list(graph.nodes):
-        if node.op != "call_function" or _name(node)[0] not in ("dropout", "stochastic_depth"):
-            continue
-        new = node.args[0]  # stochastic depth is gone: it has no module in torch.nn
-        if node.target is F.dropout:
-            model.add_module(node.name, nn.Dropout(node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)))
-            with graph.inserting_before(node):
-                new = graph.create_node("call_module", node.name, (new,))
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-
-
-def _sequences(model: nn.Module) -> list[str]:
-    "Names of the modules that are plain sequences"
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Sequential) and name]
-
-
-def _from_graph(
-    root: nn.Module | dict[str, nn.Module | torch.Tensor],
-    graph: fx.Graph,
-    sequences: Sequence[str],
-) -> fx.GraphModule:
-    "A module that runs the graph; sequences stay sequences, so that `model.features[0]` is what it was"
-    module = fx.GraphModule(root, graph, "Network")
-    module.graph.lint()
-    order = dict.fromkeys(str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_module")
-    module._modules = OrderedDict((name, module._modules[name]) for name in order)
-    for name in sorted(sequences, key=len, reverse=True):
-        if _has(module, name):
-            parent, _, last = name.rpartition(".")
-            children = OrderedDict(module.get_submodule(name).named_children())
-            setattr(module.get_submodule(parent), last, nn.Sequential(children))
-    return module
-
-
-def _has(module: nn.Module, name: str) -> bool:
-    "Is there a submodule of that name?"
-    for part in name.split("."):
-        module = module._modules.get(part)
-        if module is None:
-            return False
-    return True
-
-# %% ../nbs/13_compaction.ipynb #cell-048
-def restore(
-    compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
-    masked: nn.Module,  # changed in place: its weights, not its masks
-) -> nn.Module:  # `masked`
-    """
-    Write the weights of the compacted network back to where they came from; what was cut out stays as it was.
-
-    Raises `CompactionError` when `compacted` was not made by `compact`, does not fit `masked`, or when the two networks
-    answer differently afterwards.
-    """
-    report = _report_of(compacted)
-    trained = _materialise(_copy(compacted))
-    with torch.no_grad():
-        for name, source in trained.named_modules():
-            try:
-                target = masked.get_submodule(name)
-            except AttributeError:
-                raise CompactionError(f"the masked network has no module {name!r}: give the one compacted") from None
-            for key, tensor in [*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)]:
-                place = getattr(target, f"{key}_orig", getattr(target, key, None))
-                if place is None:  # the wiring, and biases that hold nothing but constants
-                    continue
-                value = tensor.detach().cpu()
-                if key in report.added.get(name, {}):
-                    value = value - torch.from_numpy(report.added[name][key]).to(value)
-                here, there = _origin(key, report.kept.get(name), source, target)
-                new = place.detach().cpu().clone()
-                try:
-                    new[there] = value[here].to(new)
-                except (IndexError, RuntimeError):
-                    raise CompactionError(f"{name}.{key} has another shape than when it was compacted") from None
-                if (mask := getattr(target, f"{key}_mask", None)) is not None:  # behind the mask nothing changes
-                    new = torch.where(mask.cpu().bool(), new, place.detach().cpu())
-                place.copy_(new)
-        for module in masked.modules():
-            for hook in module._forward_pre_hooks.values():
-                if isinstance(hook, prune.BasePruningMethod):
-                    hook(module, None)  # computes the masked weight from the new numbers
-    _prove_restored(compacted, masked, report)
-    return masked
-
-
-def _report_of(compacted: nn.Module) -> CompactionReport:
-    "What `compact` noted about a network"
-    report = getattr(compacted, "report", None)
-    if not isinstance(report, CompactionReport):
-        raise CompactionError("this network was not made by compact: no .report says where its weights belong")
-    return report
-
-
+# %% ../nbs/13_compaction.ipynb #a5d3d37e
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
@@ -1319,7 +644,7 @@ def _origin(
     if kept is None or getattr(source, key).dim() == 0:
         return ..., ...
     rows, columns = map(torch.from_numpy, kept)
-    if key != "weight" or not isinstance(source, _LAYERS):
+    if key != "weight" or not isinstance(source, nn.Linear | nn.modules.conv._ConvNd):
         return ..., rows
     outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group
     group = torch.unique_consecutive(rows // outputs, return_inverse=True)[1]
@@ -1327,39 +652,66 @@ def _origin(
     known = columns >= 0
     return known, (rows[:, None].expand_as(columns)[known], (columns % inputs)[known])
 
+# %% ../nbs/13_compaction.ipynb #7924163c
+def _write_back(
+    source: nn.Module,  # of the compacted network, without masks
+    target: nn.Module,  # of the given network; changed in place
+    name: str,  # of both
+    report: CompactionReport,
+) -> None:
+    "Write the numbers of one module back to where they came from; behind a mask nothing changes"
+    for key, tensor in [*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)]:
+        place = getattr(target, f"{key}_orig", getattr(target, key, None))
+        if place is None:  # the wiring, and biases that hold nothing but constants
+            continue
+        value, old = tensor.detach().cpu(), place.detach().cpu()
+        if key in report.added.get(name, {}):
+            value = value - torch.from_numpy(report.added[name][key]).to(value)
+        here, there = _origin(key, report.kept.get(name), source, target)
+        new = old.clone()
+        try:
+            new[there] = value[here].to(new)
+        except (IndexError, RuntimeError):
+            raise CompactionError(f"{name}.{key} has another shape than when it was compacted") from None
+        if (mask := getattr(target, f"{key}_mask", None)) is not None:
+            new = torch.where(mask.cpu().bool(), new, old)
+        place.copy_(new)
 
-def carry_masks(
-    compacted: nn.Module,  # made by `compact` from `masked`; changed in place
-    masked: nn.Module,
-) -> nn.Module:  # `compacted`
+# %% ../nbs/13_compaction.ipynb #1a4c36e7
+def restore(
+    compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
+    masked: nn.Module,  # changed in place: its weights, not its masks
+) -> nn.Module:  # `masked`
     """
-    Put back what is left of the masks: zeros inside the channels that were kept, as unstructured pruning leaves them.
+    Write the weights of the compacted network back to where they came from; what was cut out stays as it was.
 
-    Without it those zeros are ordinary weights, and training makes something of them again.
+    Raises `CompactionError` when `compacted` was not made by `compact`, does not fit `masked`, or when the two networks
+    answer differently afterwards.
     """
-    for name, kept in _report_of(compacted).kept.items():
-        source, target = compacted.get_submodule(name), masked.get_submodule(name)
-        for key in ("weight", "bias"):
-            if (mask := getattr(target, f"{key}_mask", None)) is not None and getattr(source, key) is not None:
-                here, there = _origin(key, kept, source, target)
-                rest = torch.ones_like(getattr(source, key), device="cpu")
-                rest[here] = mask.cpu().to(rest)[there]
-                if not rest.all():
-                    prune.custom_from_mask(source, key, rest.to(mask))
-    return compacted
+    report = getattr(compacted, "report", None)
+    if not isinstance(report, CompactionReport):
+        raise CompactionError("this network was not made by compact: no .report says where its weights belong")
+    with torch.no_grad():
+        for name, source in _materialise(_copy(compacted)).named_modules():
+            try:
+                target = masked.get_submodule(name)
+            except AttributeError:
+                raise CompactionError(f"the masked network has no module {name!r}: give the one compacted") from None
+            _write_back(source, target, name, report)
+        for module in masked.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, prune.BasePruningMethod):
+                    hook(module, None)  # computes the masked weight from the new numbers
+    _prove_restored(compacted, masked, report)
+    return masked
 
-
+# %% ../nbs/13_compaction.ipynb #d1869c7f
 def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport) -> None:
     "Both networks answer random inputs alike"
     some = next(compacted.parameters())
     inputs = [x.to(some) for x in _random_inputs(report.shapes, 2)]
-    answers = []
-    for model in (masked, compacted):
-        modes = {module: module.training for module in model.modules()}
-        answers.append(_answers(model.eval(), inputs)[0])
-        for module, mode in modes.items():
-            module.training = mode
-    gap, size = _gap(*answers)
+    with _evaluating(masked), _evaluating(compacted):
+        gap, size = _gap(_answers(masked, inputs)[0], _answers(compacted, inputs)[0])
     if not gap <= 1e4 * torch.finfo(some.dtype).eps * size:
         raise CompactionError(
             f"the restored network differs by {gap:.1e}: training changed channels that compaction took for constant; "

@@ -144,7 +144,7 @@ def decode_image(
         image.draft("L", (2 * size, 2 * size))
         return to_square(to_gray(ImageOps.exif_transpose(image)), size)
 
-# %% ../nbs/00_core.ipynb #2b92b706
+# %% ../nbs/00_core.ipynb #075c8c54
 def _session_options(threads: int, profile: str | Path | None) -> "onnxruntime.SessionOptions":
     "A fixed number of threads, no chatter, and a profile if wanted"
     import onnxruntime
@@ -158,7 +158,7 @@ def _session_options(threads: int, profile: str | Path | None) -> "onnxruntime.S
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     return options
 
-
+# %% ../nbs/00_core.ipynb #2efbf1d3
 def open_onnx(
     source: str | Path | bytes,  # ONNX file, or its contents
     *,
@@ -202,4 +202,4 @@ def figure_style() -> None:
             "svg.hashsalt": "pneumoprune",  # the same figure gives the same file
         },
     )
-    set_matplotlib_formats("svg")
+    set_matplotlib_formats("svg", metadata={"Date": None})

@@ -31,22 +31,28 @@ from .evaluation import calibration_curve, confusion
 from .phrases import language, number, plain, say, significant, use_language
 from .run import KINDS, Run, image_sides, kinds, prunings
 
-# %% ../nbs/07_figures.ipynb #20098987
+# %% ../nbs/07_figures.ipynb #7ff5e950
 class FigureError(PneumopruneError):
     "A figure or table that this run cannot give, and what it lacks"
 
 
-def _canvas(run: Run, size: tuple[float, float], rows: int = 1, columns: int = 1, **shared) -> tuple[Figure, np.ndarray]:
-    "A figure of `size` inches that pyplot does not know of, so it is shown only once, and its axes (rows, columns)"
+def _canvas(
+    run: Run,
+    size: tuple[float, float],  # inches
+    rows: int = 1,
+    columns: int = 1,
+    **shared,  # more for `Figure.subplots`
+) -> tuple[Figure, np.ndarray]:  # the figure, its axes (rows, columns)
+    "A figure that pyplot does not know of, so a notebook shows it only once, and its axes"
     figure = Figure(figsize=size, layout="constrained")
     if run.synthetic:
         words = say("phantoms, no patients")
         figure.suptitle(words, x=0.995, ha="right", fontsize=7, style="italic", color="#a04000")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
-# %% ../nbs/07_figures.ipynb #248e3bf7
+# %% ../nbs/07_figures.ipynb #f54a91d1
 def _panel_for_each(run: Run, height: float, **shared) -> tuple[Figure, np.ndarray, dict[str, Axes]]:
-    "A figure with a panel for each network, three in a row of so many inches; its axes, and those of each network"
+    "A figure with a panel for each network, in rows of so many inches; all its axes, and the axes of each network"
     names = run.models
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -138,24 +144,38 @@ def _learning(ax: Axes, run: Run, name: str, train: np.ndarray, validation: np.n
     ax.plot(epochs, train, **_TRAINING)
     ax.plot(epochs, validation, color=model_colors[name], linewidth=1.6, marker="." if len(train) < 4 else None)
 
-# %% ../nbs/07_figures.ipynb #f4ac4eec
+# %% ../nbs/07_figures.ipynb #70a3fee2
 def _first_value_outside(ax: Axes, name: str, value: float, digits: int) -> None:
     "The first value of a curve, written at the edge that it lies beyond"
     low, high = ax.get_ylim()
     if low <= value <= high:
         return
-    edge, arrow, va = (0.97, "↑", "top") if value > high else (0.03, "↓", "bottom")
+    edge, arrow, va = (0.98, "↑", "top") if value > high else (0.02, "↓", "bottom")
     words = f"{arrow} {say('epoch')} 1: {number(value, digits)}"
     ax.annotate(words, (0.2, edge), xycoords="axes fraction", va=va, fontsize=7.5, color=model_colors[name])
 
-# %% ../nbs/07_figures.ipynb #c53cbbc9
+# %% ../nbs/07_figures.ipynb #94c2ec13
+def _curve_legend(run: Run) -> dict[str, dict]:
+    "The lines of the learning curves, as far as the run has them"
+    entries = {say("training"): _TRAINING}
+    entries[say("validation (in colour)")] = {"color": model_colors[run.trained[0]], "linewidth": 1.6}
+    if "masked" in run.trained:
+        entries[say("pruning")] = _PRUNED
+    if any(len(set(image_sides(run, name))) > 1 for name in run.trained):
+        entries[say("larger images from here")] = _LARGER
+    return entries
+
+# %% ../nbs/07_figures.ipynb #4acd611e
+_QUANTITIES = (("loss", 1, 2, "loss (nats)"), ("accuracy", 100, 0, "accuracy (%)"))
+
+
 def curves(
     run: Run,  # a finished run
 ) -> Figure:
     "Loss and accuracy by epoch on training and validation, one column for each trained network, the same axes, zoomed"
     names, history = run.trained, run.history
     widths = [max(8, len(image_sides(run, name))) for name in names]  # an epoch is as wide in each column
-    figure, axes = _canvas(run, (max(3.2, 2.13 * len(names)), 4.4), 2, len(names), sharex="col", sharey="row",
+    figure, axes = _canvas(run, (min(6.4, max(3.2, 2.15 * len(names))), 4.2), 2, len(names), sharex="col", sharey="row",
                            gridspec_kw={"width_ratios": widths})
     for row, (quantity, factor, digits, label) in zip(axes, _QUANTITIES):
         row[0].set_ylim(_fences(factor * history[[f"train_{quantity}", f"val_{quantity}"]].to_numpy().ravel()))
@@ -172,20 +192,6 @@ def curves(
         lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _legend(figure, _curve_legend(run))
     return figure
-
-
-_QUANTITIES = (("loss", 1, 2, "loss (nats)"), ("accuracy", 100, 0, "accuracy (%)"))
-
-
-def _curve_legend(run: Run) -> dict[str, dict]:
-    "The lines of the learning curves, as far as the run has them"
-    entries = {say("training"): _TRAINING}
-    entries[say("validation (in colour)")] = {"color": model_colors[run.trained[0]], "linewidth": 1.6}
-    if "masked" in run.trained:
-        entries[say("pruning")] = _PRUNED
-    if any(len(set(image_sides(run, name))) > 1 for name in run.trained):
-        entries[say("larger images from here")] = _LARGER
-    return entries
 
 # %% ../nbs/07_figures.ipynb #93f84167
 def _scores(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -255,7 +261,13 @@ def _corner(roc: Axes, run: Run) -> None:
     inset.tick_params(labelsize=7)
     _plain_numbers(inset.xaxis, inset.yaxis)
 
-# %% ../nbs/07_figures.ipynb #ce520503
+# %% ../nbs/07_figures.ipynb #1c379556
+def _areas(run: Run, name: str) -> str:
+    "A network with the areas under its two curves"
+    test = run.summary["models"][name]["test"]
+    return f"{name}: AUC {number(test['auc'][0])}, AP {number(test['average_precision'][0])}"
+
+# %% ../nbs/07_figures.ipynb #f0e17169
 def roc_and_pr(
     run: Run,
 ) -> Figure:
@@ -269,21 +281,19 @@ def roc_and_pr(
     roc.plot([0, 1], [0, 1], **chance)
     pr.axhline(positive, **chance)
     roc.set(xlabel=say("false positive rate"), ylabel=say("sensitivity"), title="ROC")
-    pr.set(xlabel=say("sensitivity"), ylabel=say("precision"), title="PR", aspect="auto", ylim=(min(0.5, positive) - 0.05, 1.01))
+    pr.set(xlabel=say("sensitivity"), ylabel=say("precision"), title="PR", aspect="auto")
+    pr.set_ylim(min(0.5, positive) - 0.05, 1.01)
     _plain_numbers(roc.xaxis, roc.yaxis, pr.xaxis, pr.yaxis)
-    tests = {name: run.summary["models"][name]["test"] for name in run.models}
-    _legend(figure, {
-        f"{name}: AUC {number(test['auc'][0])}, AP {number(test['average_precision'][0])}": _line(name)
-        for name, test in tests.items()
-    }, ncols=2 if len(tests) > 1 else 1)
+    _legend(figure, {_areas(run, name): _line(name) for name in run.models}, ncols=min(2, len(run.models)))
     return figure
 
-# %% ../nbs/07_figures.ipynb #50e7f58d
+# %% ../nbs/07_figures.ipynb #09cf0fd1
 def _reliability(ax: Axes, curve: pd.DataFrame, color: str) -> None:
     "One network's reliability: observed share by mean probability, in bins"
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     ax.vlines(curve["score"], curve["low"], curve["high"], color=color, linewidth=0.9, alpha=0.6)
-    ax.scatter(curve["score"], curve["share"], s=6 + 90 * curve["images"] / curve["images"].sum(), color=color, zorder=3)
+    area = 6 + 90 * curve["images"] / curve["images"].sum()
+    ax.scatter(curve["score"], curve["share"], s=area, color=color, zorder=3)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     _plain_numbers(ax.xaxis, ax.yaxis)
 
@@ -300,7 +310,7 @@ def calibration(
     figure.supylabel(say("observed share of pneumonia"), fontsize=9)
     return figure
 
-# %% ../nbs/07_figures.ipynb #e2f1e278
+# %% ../nbs/07_figures.ipynb #f367c2d6
 def _timed(run: Run, threads: int) -> pd.DataFrame:
     "The times with so many threads, with the name of each contender and each time in per cent of its median"
     times = run.latency[run.latency["threads"] == threads]
@@ -309,20 +319,21 @@ def _timed(run: Run, threads: int) -> pd.DataFrame:
         raise FigureError(f"nothing was timed with {threads} threads; choose from {known}")
     times = times.sort_values("model", key=lambda names: names.map(run.models.index), kind="stable")
     median = times.groupby(["model", "engine", "batch"])["milliseconds"].transform("median")
-    return times.assign(contender=times["model"] + "\n" + times["engine"], percent=100 * times["milliseconds"] / median)
+    contender = times["model"] + "\n" + times["engine"]
+    return times.assign(contender=contender, percent=100 * times["milliseconds"] / median)
 
-# %% ../nbs/07_figures.ipynb #a0581bf1
+# %% ../nbs/07_figures.ipynb #67b7e061
 def _boxes(ax: Axes, times: pd.DataFrame, quantity: str, label: str) -> None:
     "A horizontal box for each contender: quartiles, median and range of a quantity"
     batch = times["batch"].iloc[0]
-    sns.boxplot(times, x=quantity, y="contender", hue="model", palette=model_colors, whis=(0, 100), width=0.55, saturation=1,
-                linewidth=1, linecolor="auto", fill=False, legend=False, ax=ax)
+    sns.boxplot(times, x=quantity, y="contender", hue="model", palette=model_colors, whis=(0, 100), width=0.55,
+                saturation=1, linewidth=1, linecolor="auto", fill=False, legend=False, ax=ax)
     ax.set(ylabel="", title=f"{say('batch')} {batch}")
     ax.set_xlabel(say(label), fontsize=7.5)
     ax.tick_params(axis="y", labelsize=7.5)
     ax.grid(axis="y", visible=False)
 
-# %% ../nbs/07_figures.ipynb #31df5b13
+# %% ../nbs/07_figures.ipynb #d2e201d2
 def latency_plot(
     run: Run,
     *,
@@ -338,7 +349,8 @@ def latency_plot(
         _boxes(ax, chosen, "milliseconds", "time of one prediction (ms)")
         span = chosen.groupby("contender", sort=False)["milliseconds"].agg(["median", "max"])
         for place, (median, longest) in enumerate(span.itertuples(index=False)):
-            ax.annotate(significant(median), (longest, place), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
+            ax.annotate(significant(median), (longest, place), (4, 0), textcoords="offset points", va="center",
+                        fontsize=7.5)
         ax.set(xscale="log", xlim=(chosen["milliseconds"].min() / 1.5, chosen["milliseconds"].max() * 6))
         _plain_numbers(ax.xaxis)
     _boxes(axes[0, -1], times[times["batch"] == batches[0]], "percent", "per cent of the median")
@@ -354,7 +366,7 @@ def _with_ratio(value: float, reference: float) -> str:
     sign, ratio = ("×", ratio) if ratio > 1 else ("÷", 1 / ratio)
     return f"{significant(value, 4 if value >= 1 else 3)} ({sign}{significant(ratio)})"
 
-# %% ../nbs/07_figures.ipynb #13c91070
+# %% ../nbs/07_figures.ipynb #98e05275
 def sizes(
     run: Run,
 ) -> Figure:
@@ -370,8 +382,9 @@ def sizes(
     everything = [models[name]["size_mb"] for name in run.models]
     ax.set(xscale="log", xlabel=say("size (MB)"), xlim=(min(everything) / 2, 12 * max(everything)))
     _plain_numbers(ax.xaxis)
-    dot = {"color": "#444444", "marker": "o", "linestyle": ""}
-    _legend(figure, {say("parameters and buffers in memory"): dot, say("file"): dot | {"markerfacecolor": "white"}})
+    memory = {"color": "#444444", "marker": "o", "linestyle": ""}
+    file = memory | {"markerfacecolor": "white"}
+    _legend(figure, {say("parameters and buffers in memory"): memory, say("file"): file})
     return figure
 
 # %% ../nbs/07_figures.ipynb #f942bc5e
@@ -395,7 +408,7 @@ def channels(
     figure.legend(loc="outside lower center", ncols=min(5, len(rounds)), fontsize=7.5, columnspacing=1)
     return figure
 
-# %% ../nbs/07_figures.ipynb #981c2b39
+# %% ../nbs/07_figures.ipynb #cc79e9a9
 def sensitivity_map(
     run: Run,  # `FigureError` if sensitivity was not measured
 ) -> Figure:
@@ -404,7 +417,8 @@ def sensitivity_map(
     wide = table.pivot(index="layer", columns="amount", values="auc").loc[table["layer"].unique()]
     wide.columns = [f"{100 * amount:.0f}" for amount in wide.columns]
     figure, ((ax,),) = _canvas(run, (6.4, 0.9 + 0.28 * len(wide)))
-    sns.heatmap(wide, annot=wide.map(number), fmt="", ax=ax, cmap="cividis", cbar=False, linewidths=0.5, annot_kws={"fontsize": 8})
+    sns.heatmap(wide, annot=wide.map(number), fmt="", ax=ax, cmap="cividis", cbar=False, linewidths=0.5,
+                annot_kws={"fontsize": 8})
     ax.set(xlabel=say("share of input channels masked (%)"), ylabel=say("layer"))
     ax.tick_params(length=0)
     return figure
@@ -417,7 +431,7 @@ def _slim_widths(run: Run) -> list[int] | None:
     kept = run.rounds[run.rounds["parameters"] == run.summary["models"]["slim"]["parameters"]]
     return [int(width) for width in kept["widths"].iloc[-1].split("-")] if len(kept) else None
 
-# %% ../nbs/07_figures.ipynb #b50dc055
+# %% ../nbs/07_figures.ipynb #167befa6
 def widths(
     run: Run,  # `FigureError` if nothing was compacted
 ) -> Figure:
@@ -426,9 +440,9 @@ def widths(
     dots = {"original": table["outputs_before"], "compacted": table["outputs_after"], "slim": _slim_widths(run)}
     dots = {name: values for name, values in dots.items() if values is not None}
     figure, ((ax,),) = _canvas(run, (6.4, 1.2 + 0.45 * len(table)))
-    for number_, (name, values) in enumerate(dots.items()):
+    for order, (name, values) in enumerate(dots.items()):
         for place, value in enumerate(values):
-            height = place + 0.27 * (number_ - (len(dots) - 1) / 2)
+            height = place + 0.27 * (order - (len(dots) - 1) / 2)
             _dot(ax, value, height, number(value, 0), model_colors[name], fontsize=7)
     _rows(ax, table["layer"])
     ax.set(xscale="log", xlabel=say("channels"), ylabel=say("layer"))
@@ -437,22 +451,23 @@ def widths(
     _legend(figure, {name: {"color": model_colors[name], "marker": "o", "linestyle": ""} for name in dots})
     return figure
 
-# %% ../nbs/07_figures.ipynb #8b2195b9
+# %% ../nbs/07_figures.ipynb #feea4ff7
 def _path(ax: Axes, run: Run, key: str, unit: float) -> None:
     "The slimming rounds, and the loss that was allowed on the way, where the run has them"
     if len(run.rounds):
-        ax.plot(unit * run.rounds[key], run.rounds["val_auc"], color="#999999", marker=".", linewidth=1, label=say("slimming rounds"))
+        ax.plot(unit * run.rounds[key], run.rounds["val_auc"], color="#999999", marker=".", linewidth=1,
+                label=say("slimming rounds"))
     tolerance = run.info["settings"].get("slim", {}).get("tolerance")
     if tolerance:
         least = run.summary["models"][run.models[0]]["shift_auc"] - tolerance
         ax.axhline(least, color="#c00000", linewidth=0.9, linestyle="--", label=say("tolerance"))
 
-# %% ../nbs/07_figures.ipynb #08c9ea45
+# %% ../nbs/07_figures.ipynb #43291a03
 def tradeoff(
     run: Run,
 ) -> Figure:
-    """Mean AUC over validation and its simulated acquisition shifts against megabytes in memory and against MACs, with the path
-    of the slimming rounds"""
+    """Mean AUC over validation and its simulated acquisition shifts against megabytes in memory and against MACs, with
+    the path of the slimming rounds"""
     figure, axes = _canvas(run, (6.4, 3.6), 1, 2, sharey=True)
     models = run.summary["models"]
     for ax, key, unit, label in zip(axes[0], ("size_mb", "macs"), (1, 1e-6), ("size (MB)", "MACs (millions)")):
@@ -468,8 +483,9 @@ def tradeoff(
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/07_figures.ipynb #6791e0bb
+# %% ../nbs/07_figures.ipynb #f7ecf49e
 _DIFFERENCES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
+_ABOVE = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
 
 
 def _intervals(ax: Axes, judged: dict[str, dict]) -> None:
@@ -479,10 +495,11 @@ def _intervals(ax: Axes, judged: dict[str, dict]) -> None:
     ax.axvline(-margin, color="#c00000", linewidth=1, linestyle="--")
     for place, (name, result) in enumerate(judged.items()):
         low, middle, high = (100 * result[key] for key in ("low", "difference", "high"))
-        ax.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="s", color=model_colors[name], markersize=5)
-        ax.annotate(say(result["verdict"]), (middle, place), (0, 5), textcoords="offset points", ha="center", fontsize=7.5)
-    ax.annotate(f"{say('margin')} {number(-margin, 1)}", (-margin, len(judged) - 0.45), (3, 3), textcoords="offset points",
-                fontsize=7, color="#c00000")
+        reach = [[middle - low], [high - middle]]
+        ax.errorbar(middle, place, xerr=reach, fmt="s", color=model_colors[name], markersize=5)
+        ax.annotate(say(result["verdict"]), (middle, place), (0, 5), **_ABOVE)
+    words = f"{say('margin')} {number(-margin, 1)}"
+    ax.annotate(words, (-margin, len(judged) - 0.45), (3, 3), **_ABOVE | {"ha": "left", "color": "#c00000"})
     ax.margins(x=0.15)
     _plain_numbers(ax.xaxis)
 

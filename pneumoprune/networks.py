@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #bf9c877c
-import copy
+# %% ../nbs/14_networks.ipynb #6b8ff4c3
 import difflib
 import inspect
 import json
@@ -15,77 +14,51 @@ import operator
 import os
 import pickle
 import re
-import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.utils import parametrize, prune
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.utils import prune
 
-from .alexnet import count_parameters, size_mb
-from .core import PneumopruneError, atomic_path
+from .channels import RULES, CompactionError, _name, _place, _trace
 from pneumoprune.compaction import (
-    CompactionError,
-    CompactionReport,
-    _ACTIVATIONS,
-    _CONCATENATION_NAMES,
-    _ELEMENTWISE_NAMES,
-    _INPLACE_JOINS,
-    _JOIN_NAMES,
-    _LAYERS,
-    _MIXERS,
-    _MIXER_NAMES,
-    _NORMS,
-    _OTHER_PADS,
-    _PLAIN,
-    _POOLS,
-    _POOL_NAMES,
-    _REDUCTION_NAMES,
-    _SHAPE_NAMES,
-    _WIRING,
-    _ZERO_PADS,
-    _copy,
-    _free_dropout,
-    _from_graph,
-    _materialise,
-    _name,
-    _place,
-    _sequences,
-    _trace,
-    compact,
-)
+    _PLAIN, _WIRING, CompactionReport, _copy, _free_dropout, _from_graph, _materialise, _sequences, compact,
+)  # fmt: skip
+from .core import atomic_path
 
-# %% ../nbs/14_networks.ipynb #cell-054
-_FORMAT = 1  # of the description in the file
-_KINDS = {
-    kind.__name__: kind
-    for kind in (*_LAYERS, *_NORMS, *_PLAIN, *_ACTIVATIONS, *_POOLS, *_ZERO_PADS, *_OTHER_PADS, *_MIXERS, nn.Flatten)
-}  # fmt: skip
-_METHODS = _ELEMENTWISE_NAMES | _SHAPE_NAMES | _REDUCTION_NAMES | _MIXER_NAMES | set(_JOIN_NAMES) | {
-    "size", "dim", "permute", "transpose", "chunk", "split", "pad", "relu_", "add_", "mul_", "clamp_", "sigmoid_", "sum",
-}  # fmt: skip
-_FUNCTIONS = {
-    f"{prefix}.{name}": getattr(library, name)
-    for prefix, library in (("F", F), ("torch", torch), ("operator", operator))
-    for name in sorted(
-        (_METHODS - {"size", "dim"}) | _POOL_NAMES | _CONCATENATION_NAMES | set(_INPLACE_JOINS) | {"getitem", "floordiv"}
-    )
-    if hasattr(library, name)
-} | {"builtins.getattr": getattr}
+# %% ../nbs/14_networks.ipynb #323bccf8
+def _kinds() -> dict[str, type[nn.Module]]:
+    "Classes of modules that a file may name"
+    return {kind.__name__: kind for kind in reversed(RULES) if isinstance(kind, type)}  # the first of a name counts
 
 
-def _encode(value):
+def _methods() -> set[str]:
+    "Methods of tensors that a file may name"
+    names = {name for name in RULES if isinstance(name, str)} | {"permute", "transpose", "chunk", "split", "sum"}
+    return {name for known in names for name in (known, f"{known}_") if hasattr(torch.Tensor, name)}
+
+
+def _functions() -> dict[str, Callable]:
+    "Functions that a file may name"
+    names = _methods() | {name for name in RULES if isinstance(name, str)}
+    names |= {f"{name}_" for name in names} | {f"i{name}" for name in names}
+    found = {
+        f"{prefix}.{name}": getattr(library, name)
+        for prefix, library in (("F", F), ("torch", torch), ("operator", operator))
+        for name in sorted(names)
+        if hasattr(library, name)
+    }
+    own = {f"{f.__module__}.{f.__qualname__}": f for f in RULES if inspect.isfunction(f)}
+    return found | own | {"builtins.getattr": getattr}
+
+# %% ../nbs/14_networks.ipynb #c5c27bb2
+def _encode(value: Any) -> Any:
     "An argument of a node as JSON"
     if isinstance(value, fx.Node):
         return {"node": value.name}
@@ -103,8 +76,8 @@ def _encode(value):
         return {"dtype": str(value).removeprefix("torch.")}
     raise CompactionError(f"a network with an argument of type {type(value).__name__} cannot be saved as data")
 
-
-def _decode(value, nodes: dict[str, fx.Node]):
+# %% ../nbs/14_networks.ipynb #16a623ab
+def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
     "An argument of a node from JSON"
     if isinstance(value, list):
         return tuple(_decode(item, nodes) for item in value)
@@ -123,32 +96,49 @@ def _decode(value, nodes: dict[str, fx.Node]):
         return dtype
     raise ValueError(f"unknown argument {kind!r}")
 
-
-def _settings_of(module: nn.Module, name: str) -> dict:
-    "What the constructor of a module has to be told"
+# %% ../nbs/14_networks.ipynb #63499135
+def _describe(module: nn.Module, name: str) -> dict:
+    "A module as data: its class and the arguments of its constructor"
     kind = type(module)
-    if kind.__name__ not in _KINDS or _KINDS[kind.__name__] is not kind:
-        raise CompactionError(f"module {name!r} ({kind.__name__}) cannot be saved as data: only layers of torch.nn can")
-    settings = {}
-    for key in inspect.signature(_PLAIN.get(kind, kind).__init__).parameters:
-        if key == "bias":
-            settings[key] = module.bias is not None
-        elif hasattr(module, key) and key not in ("self", "device", "dtype"):
-            settings[key] = _encode(getattr(module, key))
+    if _kinds().get(kind.__name__) is not kind:
+        raise CompactionError(
+            f"module {name!r} ({kind.__name__}) cannot be saved as data: only layers of torch.nn with a rule can"
+        )
+    arguments = [key for key in inspect.signature(_PLAIN.get(kind, kind).__init__).parameters if key != "self"]
+    settings = {
+        key: module.bias is not None if key == "bias" else _encode(getattr(module, key))
+        for key in arguments
+        if key == "bias" or (hasattr(module, key) and key not in ("device", "dtype"))
+    }
     if kind in _PLAIN:
-        settings["width"] = settings.pop(list(inspect.signature(_PLAIN[kind].__init__).parameters)[1])
+        settings["width"] = settings.pop(arguments[0])
         settings["wiring"] = {key: len(buffer) for key in _WIRING if (buffer := getattr(module, key)) is not None}
-    return settings
+    return {"kind": kind.__name__} | settings
 
-
+# %% ../nbs/14_networks.ipynb #0d10c06c
 def _build(description: dict) -> nn.Module:
     "A module without values, from its description"
     settings = {key: _decode(value, {}) for key, value in description.items() if key not in ("kind", "wiring")}
     for key, length in description.get("wiring", {}).items():
         settings[key] = torch.empty(length, dtype=torch.float32 if key == "fill" else torch.int64)
-    return _KINDS[description["kind"]](**settings)
+    return _kinds()[description["kind"]](**settings)
 
-# %% ../nbs/14_networks.ipynb #cell-055
+# %% ../nbs/14_networks.ipynb #dadaeec0
+_FORMAT = 1  # of the description in the file
+
+
+def _nodes(graph: fx.Graph) -> list[list]:
+    "The operations of a graph as data: name, kind of node, target, arguments"
+    spelled = {function: name for name, function in reversed(_functions().items())}
+    methods, nodes = _methods(), []
+    for node in graph.nodes:
+        target = spelled.get(node.target) if node.op == "call_function" else node.target
+        if target is None or (node.op == "call_method" and target not in methods):
+            raise CompactionError(f"{_place(node)}: {_name(node)[0]} cannot be saved as data")
+        nodes.append([node.name, node.op, target, _encode(node.args), _encode(dict(node.kwargs))])
+    return nodes
+
+# %% ../nbs/14_networks.ipynb #fd2a0f91
 def save_network(
     model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
     path: str | os.PathLike,  # file to write; `.safetensors` by custom
@@ -157,94 +147,40 @@ def save_network(
     """
     Write a network as data: weights in safetensors, and the architecture as JSON in the file's metadata.
 
-    Raises `CompactionError` for a network that cannot be traced or has layers that are not of `torch.nn`.
+    Raises `CompactionError` for a network that cannot be traced or has an operation without a rule.
     """
     model = _materialise(_copy(model)).eval()
     graph = _trace(model, strict=True)
     _free_dropout(model, graph)
-    nodes, modules, used = [], {}, set()
-    for node in graph.nodes:
-        target = node.target
-        if node.op == "call_module":
-            modules[target] = {"kind": type(model.get_submodule(target)).__name__}
-            modules[target] |= _settings_of(model.get_submodule(target), target)
-        elif node.op == "call_function":
-            target = next((name for name, function in _FUNCTIONS.items() if function is target), None)
-        elif node.op == "get_attr":
-            used.add(target)
-        if target is None or (node.op == "call_method" and target not in _METHODS):
-            raise CompactionError(f"{_place(node)}: {_name(node)[0]} cannot be saved as data")
-        arguments = _encode(node.args), _encode(dict(node.kwargs))
-        nodes.append([node.name, node.op, target, *arguments])
+    called = dict.fromkeys(node.target for node in graph.nodes if node.op == "call_module")
+    read = {node.target for node in graph.nodes if node.op == "get_attr"}
+    description = {
+        "format": _FORMAT,
+        "nodes": _nodes(graph),
+        "modules": {name: _describe(model.get_submodule(name), name) for name in called},
+        "sequences": _sequences(model),
+        "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        "parameters": [name for name, _ in model.named_parameters() if name in read],
+    }
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in model.state_dict().items()
-        if name in used or name.rpartition(".")[0] in modules
-    }
-    description = {
-        "format": _FORMAT,
-        "nodes": nodes,
-        "modules": modules,
-        "sequences": _sequences(model),
-        "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
-        "parameters": [name for name, _ in model.named_parameters() if name in used],
+        if name in read or name.rpartition(".")[0] in called
     }
     notes = {key: str(value) for key, value in metadata.items()}
     with atomic_path(path) as draft:
         save_file(tensors, draft, {**notes, "pneumoprune": json.dumps(description)})
 
-
-def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    "Tensors and metadata of a safetensors file"
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (FileNotFoundError, IsADirectoryError):
-        raise CompactionError(f"{path} is missing or is a folder; give a .safetensors file") from None
-    except SafetensorError as error:
-        raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
-
-
-def load_network(
-    path: str | os.PathLike,  # file written by `save_network`
-) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
-    """
-    Read a network of any widths: needs neither the class it came from nor the code that pruned it.
-
-    Nothing in the file is executed: layers and functions are looked up in a fixed list. Raises `CompactionError` for a
-    file that is damaged, holds weights only, or asks for something that is not in the list.
-    """
-    tensors, metadata = _read(path)
-    description = metadata.pop("pneumoprune", None)
-    if description is None:
-        raise CompactionError(f"{path} holds weights but no architecture; load_network reads what save_network wrote")
-    try:
-        description = json.loads(description)
-        if description["format"] != _FORMAT:
-            raise CompactionError(f"{path} has format {description['format']}, not {_FORMAT}; update pneumoprune")
-        with torch.device("meta"):  # the values come from the file
-            root = {name: _build(module) for name, module in description["modules"].items()}
-        for name in [node[2] for node in description["nodes"] if node[1] == "get_attr"]:
-            root[name] = nn.Parameter(tensors[name]) if name in description["parameters"] else tensors[name]
-        network = _from_graph(root, _graph(description["nodes"]), description["sequences"])
-        network.load_state_dict(tensors, assign=True)
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name not in description["frozen"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise CompactionError(f"{path} holds no network that this version knows ({error!r}); save it anew") from None
-    network.metadata = metadata
-    return network.eval()
-
-
+# %% ../nbs/14_networks.ipynb #64cdde6f
 def _graph(nodes: list) -> fx.Graph:
     "A graph from its description; every name in it is checked, since it becomes code"
-    graph, known = fx.Graph(), {}
+    graph, known, functions, methods = fx.Graph(), {}, _functions(), _methods()
     for name, op, target, args, kwargs in nodes:
         checked = [name, *kwargs.get("dict", {})]
         if op == "call_function":
-            target = _FUNCTIONS[target]
+            target = functions[target]
         elif op == "call_method":
-            if target not in _METHODS:
+            if target not in methods:
                 raise ValueError(f"unknown method {target!r}")
         elif op in ("call_module", "get_attr", "placeholder", "output"):
             checked += target.split(".")
@@ -258,27 +194,77 @@ def _graph(nodes: list) -> fx.Graph:
         known[name] = graph.create_node(op, target, args, _decode(kwargs, known), name=name)
     return graph
 
-# %% ../nbs/14_networks.ipynb #cell-061
+# %% ../nbs/14_networks.ipynb #0a9a68bc
+def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    "Tensors and metadata of a safetensors file"
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (FileNotFoundError, IsADirectoryError):
+        raise CompactionError(f"{path} is missing or is a folder; give a .safetensors file") from None
+    except SafetensorError as error:
+        raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
+
+# %% ../nbs/14_networks.ipynb #bbd26886
+def _network(description: dict, tensors: dict[str, torch.Tensor]) -> fx.GraphModule:
+    "The network that a file describes"
+    with torch.device("meta"):  # the values come from the file
+        root: dict[str, Any] = {name: _build(module) for name, module in description["modules"].items()}
+    for name in [node[2] for node in description["nodes"] if node[1] == "get_attr"]:
+        root[name] = nn.Parameter(tensors[name]) if name in description["parameters"] else tensors[name]
+    network = _from_graph(root, _graph(description["nodes"]), description["sequences"])
+    network.load_state_dict(tensors, assign=True)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in description["frozen"])
+    return network.eval()
+
+# %% ../nbs/14_networks.ipynb #cd464436
+def load_network(
+    path: str | os.PathLike,  # file written by `save_network`
+) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
+    """
+    Read a network of any widths: needs neither the class it came from nor the code that pruned it.
+
+    Nothing in the file is executed: modules and functions are looked up among those with a rule. Raises
+    `CompactionError` for a file that is damaged, holds weights only, or asks for something else.
+    """
+    tensors, metadata = _read(path)
+    text = metadata.pop("pneumoprune", None)
+    if text is None:
+        raise CompactionError(f"{path} holds weights but no architecture; load_network reads what save_network wrote")
+    try:
+        description = json.loads(text)
+        if description["format"] != _FORMAT:
+            raise CompactionError(f"{path} has format {description['format']}, not {_FORMAT}; update pneumoprune")
+        network = _network(description, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise CompactionError(f"{path} holds no network that this version knows ({error!r}); save it anew") from None
+    network.metadata = metadata
+    return network
+
+# %% ../nbs/14_networks.ipynb #56da72e8
 # what unpickling something that is no pickle may raise
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError)
 
 
+def _unpickled(path: str | os.PathLike) -> Any:
+    "What a `.pt` or `.pth` file holds; nothing in it is executed"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CompactionError(f"{path} is missing; give a file with a state_dict") from None
+    except IsADirectoryError:
+        raise CompactionError(f"{path} is a folder; give a file with a state_dict") from None
+    except _DAMAGED:
+        raise CompactionError(
+            f"{path} is damaged, or a network pickled whole, which is not loaded since that would run code from "
+            "the file; save model.state_dict() instead"
+        ) from None
+
+
 def _state_of(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    "A state_dict from a `.safetensors`, `.pt` or `.pth` file; nothing in the file is executed"
-    if Path(path).suffix == ".safetensors":
-        state = _read(path)[0]
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise CompactionError(f"{path} is missing; give a file with a state_dict") from None
-        except IsADirectoryError:
-            raise CompactionError(f"{path} is a folder; give a file with a state_dict") from None
-        except _DAMAGED:
-            raise CompactionError(
-                f"{path} is damaged, or a network pickled whole, which is not loaded since that would run code from "
-                "the file; save model.state_dict() instead"
-            ) from None
+    "A state_dict from a `.safetensors`, `.pt` or `.pth` file"
+    state = _read(path)[0] if Path(path).suffix == ".safetensors" else _unpickled(path)
     for key in ("state_dict", "model", "model_state_dict"):  # usual wrappings of a checkpoint
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -286,27 +272,31 @@ def _state_of(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise CompactionError(f"{path} holds no state_dict; save model.state_dict()")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
+# %% ../nbs/14_networks.ipynb #0691468a
+def _settings_for(arch: str, state: dict[str, torch.Tensor]) -> dict:
+    "Arguments of the torchvision classifier whose shapes are those of the state; `CompactionError` for an unknown name"
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, 3)
+        raise CompactionError(f"torchvision has no model {arch!r}; {f'did you mean {near}?' if near else known}")
+    settings = {}
+    if arch in ("googlenet", "inception_v3"):
+        settings["aux_logits"] = any("aux" in key.lower() for key in state)
+    with torch.device("meta"):
+        expected = torchvision.models.get_model(arch, weights=None, **settings).state_dict()
+    other = [k for k, v in expected.items() if k in state and state[k].dim() and len(state[k]) != len(v)]
+    return settings | ({"num_classes": len(state[other[-1]])} if other else {})
 
+# %% ../nbs/14_networks.ipynb #82054090
 def _torchvision_model(
     arch: str,
     state: dict[str, torch.Tensor],
     path: str | os.PathLike,  # for messages
 ) -> nn.Module:  # in eval mode, with masks in place where the state has some
     "The torchvision classifier that the state belongs to, whatever its number of outputs"
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        near = difflib.get_close_matches(arch, known, 3)
-        raise CompactionError(f"torchvision has no model {arch!r}; {f'did you mean {near}?' if near else known}")
     masked = [name.removesuffix("_mask") for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]
     plain = {name.removesuffix("_orig"): value for name, value in state.items() if not name.endswith("_mask")}
-    build = torchvision.models.get_model_builder(arch)
-    settings = {"aux_logits": any("aux" in key.lower() for key in plain)} if arch in ("googlenet", "inception_v3") else {}
-    with torch.device("meta"):
-        expected = build(weights=None, **settings).state_dict()
-    other = [k for k, v in expected.items() if k in plain and plain[k].dim() and len(plain[k]) != len(v)]
-    if other:
-        settings["num_classes"] = len(plain[other[-1]])
-    model = build(weights=None, **settings)
+    model = torchvision.models.get_model(arch, weights=None, **_settings_for(arch, plain))
     try:
         model.load_state_dict(plain)
     except RuntimeError as error:
@@ -317,13 +307,13 @@ def _torchvision_model(
     dtype = next(value.dtype for value in plain.values() if value.is_floating_point())
     return model.to(dtype).eval()
 
-
+# %% ../nbs/14_networks.ipynb #ff31aad8
 def compact_file(
     path: str | os.PathLike,  # state_dict of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # name of the torchvision classifier it belongs to, such as "alexnet"; its outputs are counted
     output: str | os.PathLike,  # .safetensors file to write, for `load_network`
     *,
-    size: int = 224,  # side of the square pictures the proof runs on, in pixels
+    size: int = 224,  # side of the square images the proof runs on, in pixels
 ) -> CompactionReport:
     "Compact a saved network; `CompactionError` for a file or a name that does not fit, or when the proof fails"
     if Path(output).suffix != ".safetensors":
@@ -336,7 +326,8 @@ def compact_file(
         with torch.no_grad():
             model(example)
     except RuntimeError as error:
-        raise CompactionError(f"{arch} can't see pictures of {size} × {size} pixels; give another size ({error})") from None
+        message = f"{arch} can't see images of {size} × {size} pixels; give another size ({error})"
+        raise CompactionError(message) from None
     small = compact(model, example)
     save_network(small, output, arch=arch, source=Path(path).name)
     return small.report

@@ -15,4 +15,5 @@ for path in sys.argv[1:]:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not is_noise(output)]
+    notebook.metadata.pop("widgets", None)  # what progress bars leave behind
     nbformat.write(notebook, path)

@@ -36,7 +36,7 @@ def simulated_run(
         split: {"NORMAL": normal + int(rng.integers(1, 20)), "PNEUMONIA": ill + int(rng.integers(1, 20))}
         for split, normal, ill in (("train", 300, 700), ("val", 54, 118), ("test", 70, 120))
     }
-    predictions = _predictions(rng, models, counts)
+    predictions = _predictions(rng, models, counts, shifts=1 + seed % 3)
     summary = summarise(predictions, resamples=200 + seed)
     times, whole = _times(rng, models, sum(counts["test"].values()))
     for name in models:
@@ -68,8 +68,8 @@ def simulated_run(
     return Run(folder or Path(), info, summary=summary, earlier=pd.DataFrame(), **tables)
 
 
-def _predictions(rng, models, counts) -> pd.DataFrame:
-    "Validation, clean and under one to three shifts, and test; masked and compacted agree"
+def _predictions(rng, models, counts, shifts) -> pd.DataFrame:
+    "Validation, clean and under up to three shifts, and test; masked and compacted agree"
     frames = []
     for split in ("val", "test"):
         label = np.repeat([0, 1], list(counts[split].values()))
@@ -90,7 +90,7 @@ def _predictions(rng, models, counts) -> pd.DataFrame:
             scores["compacted"] = np.clip(scores["masked"] + 1e-8 * rng.normal(size=len(label)), 0, 1)
         frame = pd.DataFrame({"split": split, "name": names, "patient": patients, "label": label} | scores)
         frames.append(frame)
-        for shift in ("exposure", "noise", "crop")[: int(rng.integers(1, 4))] if split == "val" else ():
+        for shift in ("exposure", "noise", "crop")[:shifts] if split == "val" else ():
             moved = {name: values ** rng.uniform(0.8, 1.25) for name, values in scores.items()}
             moved |= {"compacted": moved["masked"]} if "compacted" in models else {}
             frames.append(frame.assign(split=f"val-{shift}", **moved))

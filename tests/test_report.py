@@ -18,7 +18,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 
-from pneumoprune.report import WORDS, ReportError, depends_on_run, quarto_program, read_book, render_report
+from pneumoprune.report import _WORDS as WORDS
+from pneumoprune.report import ReportError, _read_book, render_report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +53,7 @@ DATA = [
     ),
     new_markdown_cell("| class | n |\n|---|--:|\n| normal | 1 583 |\n\n: Two classes. {#tbl-data-md}"),
     new_markdown_cell(
-        "## Splits {#sec-data-splits}\n\n$$ \\hat y = \\sigma(w \\cdot x) $$ {#eq-data-logit}\n\nBy @eq-data-logit."
+        "## Splits {#sec-data-splits}\n\nBy the formula\n\n$$ \\hat y = \\sigma(w \\cdot x). $$"
     ),
 ]
 SIZES = [
@@ -94,12 +95,12 @@ book:
   title: {title}
   subtitle: Tested
   output-file: small
-  chapters: [index.qmd, nbs/data.ipynb, nbs/sizes.ipynb, nbs/results.ipynb]
+  chapters: [index.qmd, nbs/data.ipynb, nbs/sizes.ipynb, nbs/findings/results.ipynb]
 """
 
 
 def make_book(folder: Path) -> Path:
-    (folder / "nbs").mkdir(parents=True)
+    (folder / "nbs/findings").mkdir(parents=True)
     shutil.copytree(ROOT / "report", folder / "report")
     shutil.copy(ROOT / "_quarto.yml", folder)
     (folder / "index.qmd").write_text(
@@ -109,7 +110,7 @@ def make_book(folder: Path) -> Path:
     )
     for lang, title in {"en": "A small book", "ru": "Малая книга"}.items():
         (folder / f"_quarto-{lang}.yml").write_text(PROFILE.format(lang=lang, title=title), encoding="utf-8")
-    for name, cells in {"data": DATA, "sizes": SIZES, "results": RESULTS}.items():
+    for name, cells in {"data": DATA, "sizes": SIZES, "findings/results": RESULTS}.items():
         nbformat.write(new_notebook(cells=cells), folder / "nbs" / f"{name}.ipynb")
     return folder
 
@@ -144,7 +145,7 @@ def report(book, tmp_path_factory) -> Path:
     "The small book of a run, as PDF and HTML, without Quarto"
     folder = tmp_path_factory.mktemp("report")
     run = make_run(folder / "run", accuracy=0.8765)
-    return render_report(run, folder / "report.pdf", html=True, engine="pandoc", book=book)
+    return render_report(run, folder / "report.pdf", html=True, book=book)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,6 @@ def test_every_figure_and_table_is_numbered_once(text):
 def test_references_are_resolved(text):
     assert "Shown in Figure 1.1, counted in Table 1.1." in text
     assert "After Chapter 1, see Table 2.1, 2.2 and Section 1.1." in text
-    assert "By Equation (1.1)." in text
     assert "The accuracy of Table 2.1 is 0.876." in text or "The accuracy of Table 2.1 is 0.877." in text
     assert "?@" not in text and "@fig" not in text and "@tbl" not in text and "@sec" not in text
 
@@ -204,7 +204,7 @@ def test_html_is_one_file(report):
 
 
 def test_another_run_gives_other_numbers(book, text, tmp_path):
-    other = render_report(make_run(tmp_path / "run", 0.4321), tmp_path / "other.pdf", engine="pandoc", book=book)
+    other = render_report(make_run(tmp_path / "run", 0.4321), tmp_path / "other.pdf", book=book)
     numbers, others = (re.findall(r"0\.\d{3,4}", t) for t in (text, text_of(other)))
     assert len(numbers) == len(others) == 2 and not set(numbers) & set(others)
     assert "0.4321" in others
@@ -212,7 +212,7 @@ def test_another_run_gives_other_numbers(book, text, tmp_path):
 
 def test_phantoms_are_named_on_the_first_page_and_in_every_table_caption(book, text, tmp_path):
     run = make_run(tmp_path / "run", 0.5, synthetic=True)
-    pdf = render_report(run, tmp_path / "phantoms.pdf", html=True, engine="pandoc", book=book)
+    pdf = render_report(run, tmp_path / "phantoms.pdf", html=True, book=book)
     words = WORDS["en"]
     assert words["notice"] in text_of(pdf, slice(0, 1))
     captions = re.findall(r"Table \d\.\d: \S+(?: classes)?\. " + re.escape(words["caption"]), text_of(pdf))
@@ -223,7 +223,7 @@ def test_phantoms_are_named_on_the_first_page_and_in_every_table_caption(book, t
 
 def test_russian(book, tmp_path):
     run = make_run(tmp_path / "run", 0.5, synthetic=True)
-    pdf = render_report(run, tmp_path / "ru.pdf", lang="ru", engine="pandoc", book=book)
+    pdf = render_report(run, tmp_path / "ru.pdf", lang="ru", book=book)
     reader, text = PdfReader(pdf), text_of(pdf)
     assert reader.metadata.title == "Малая книга" and reader.trailer["/Root"]["/Lang"].startswith("ru")
     assert "Только по-русски." in text and "Only English" not in text
@@ -235,14 +235,8 @@ def test_russian(book, tmp_path):
 
 def test_the_source_tree_is_left_alone(book, report):
     assert not (book / "_report").exists() and not list(book.rglob("media"))
-    saved = nbformat.read(book / "nbs/results.ipynb", as_version=4)
+    saved = nbformat.read(book / "nbs/findings/results.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in saved.cells)
-
-
-def test_only_chapters_that_read_the_run_depend_on_it():
-    assert depends_on_run(new_notebook(cells=RESULTS)) and not depends_on_run(new_notebook(cells=DATA))
-    exported = new_code_cell("#| export\nRUN = 'PNEUMOPRUNE_RUN'")
-    assert not depends_on_run(new_notebook(cells=[exported]))
 
 
 def test_filter_is_a_program_of_its_own():
@@ -280,12 +274,11 @@ def test_exported_code_is_abridged():
     [
         ({"run": "nowhere"}, "There is no run folder nowhere"),
         ({"lang": "de"}, "no report in the language 'de'; choose one of: en, ru"),
-        ({"engine": "word"}, "no engine 'word'"),
         ({"output": "report.docx"}, "give report.docx the ending .pdf"),
     ],
 )
 def test_errors_name_the_remedy(book, tmp_path, options, message):
-    options = {"run": make_run(tmp_path / "run", 0.5), "output": tmp_path / "x.pdf", "engine": "pandoc"} | options
+    options = {"run": make_run(tmp_path / "run", 0.5), "output": tmp_path / "x.pdf"} | options
     with pytest.raises(ReportError, match=re.escape(message)):
         render_report(book=book, **options)
 
@@ -293,41 +286,9 @@ def test_errors_name_the_remedy(book, tmp_path, options, message):
 def test_failing_chapter_is_named(book, tmp_path):
     run = make_run(tmp_path / "run", 0.5)
     (run / "summary.json").write_text("{}")
-    with pytest.raises(ReportError, match=r"nbs/results\.ipynb, cell 2, failed .*KeyError: 'accuracy'"):
-        render_report(run, tmp_path / "x.pdf", engine="pandoc", book=book)
+    with pytest.raises(ReportError, match=r"nbs/findings/results\.ipynb, cell 2, failed .*KeyError: 'accuracy'"):
+        render_report(run, tmp_path / "x.pdf", book=book)
     assert not (tmp_path / "x.pdf").exists()
-
-
-def fake_quarto(folder: Path, version: str) -> None:
-    program = folder / "quarto"
-    program.write_text(f"#!/bin/sh\necho {version}\n")
-    program.chmod(0o755)
-
-
-def test_old_quarto_is_turned_away(tmp_path, monkeypatch):
-    fake_quarto(tmp_path, "1.8.27")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ReportError, match="Quarto 1.8.27 is older than 1.9"):
-        quarto_program()
-
-
-def test_quarto_asked_for_but_missing(book, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ReportError, match="Quarto is not installed"):
-        render_report(None, tmp_path / "x.pdf", engine="quarto", book=book)
-
-
-@pytest.mark.skipif(shutil.which("quarto") is None, reason="Quarto is not installed")
-def test_quarto_makes_the_same_book(book, text, tmp_path):
-    run = make_run(tmp_path / "run", accuracy=0.8765)
-    pdf = render_report(run, tmp_path / "quarto.pdf", html=True, engine="quarto", book=book)
-    other = text_of(pdf)
-    for caption in re.findall(r"(?:Figure|Table) \d\.\d: \w+", text):
-        assert caption in other
-    for leak in ("?@", "#|", ":::", "secret_of_the_house"):
-        assert leak not in other
-    assert "see Table 2.1, 2.2 and Section 1.1." in other
-    assert (tmp_path / "quarto" / "index.html").is_file()
 
 
 def filtered(cells: list) -> list:
@@ -362,14 +323,14 @@ def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
 @pytest.mark.parametrize("lang", ["en", "ru"])
 def test_the_committed_book_renders(lang, tmp_path):
     "Every labelled figure and table of the chapters, as saved, is numbered in the PDF, and nothing leaks"
-    book = read_book(ROOT, lang)
+    book = _read_book(ROOT, lang)
     labels = []
     for name in book.chapters[1:]:
         for cell in nbformat.read(ROOT / name, as_version=4).cells:
             pattern = r"(?m)^#\| label: (fig|tbl)-" if cell.cell_type == "code" else r"\{#(fig|tbl)-"
             top = cell.source if cell.cell_type == "markdown" else re.match(r"(#.*\n?)*", cell.source)[0]
             labels += re.findall(pattern, top)
-    pdf = render_report(None, tmp_path / "book.pdf", lang=lang, html=True, engine="pandoc")
+    pdf = render_report(None, tmp_path / "book.pdf", lang=lang, html=True)
     bookmarks = [entry["/Title"] for entry in PdfReader(pdf).outline if not isinstance(entry, list)]
     assert len(bookmarks) == len(book.chapters)
     page = pdf.with_suffix(".html").read_text(encoding="utf-8")
