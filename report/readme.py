@@ -24,7 +24,8 @@ def results(folder: Path = ROOT / "results/reference") -> str:
         f"the stages of the run took {seconds / 60:.0f} minutes{uncounted}. "
         "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, networks taking turns. "
         "Noise is what is left on a validation curve without its learning ramp, prunings and changes of image size, "
-        "with a 95 % interval. Intervals of the other numbers, curves, confusion matrices and the rest stand in the report."
+        "with a 95 % interval. Intervals of the other numbers, curves, confusion matrices and the rest stand in the "
+        "report."
     )
     fast = [run.summary["speedups"][f"slim-int8 against original in {engine}"] for engine in ("pytorch", "onnxruntime")]
     eager, runtime = (f"{median:.1f} times ({low:.1f} to {high:.1f})" for median, low, high in fast)
