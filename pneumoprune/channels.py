@@ -124,12 +124,12 @@ class Coupled(Rule):
         first = self.module is not None or self.node.args[:1] == (*self.operands,)
         return len(self.operands) == 1 == len(self.node.all_input_nodes) and first
 
-# %% ../nbs/12_channels.ipynb #7fa67de4
+# %% ../nbs/12_channels.ipynb #adecf3df
 RULES: dict[type[nn.Module] | Callable | str, type[Rule]] = {}  # operation -> its rule
 
 
 def rule_for(
-    *operations: type[nn.Module] | Callable | str,  # classes of modules, functions, names of PyTorch's functions and methods
+    *operations: type[nn.Module] | Callable | str,  # classes of modules, functions, names of PyTorch's functions
 ) -> Callable[[type[Rule]], type[Rule]]:  # decorator of a rule
     "Register a rule for operations; it replaces what was registered for them before"
 
@@ -279,7 +279,7 @@ class Reduction(Coupled):
         over = over if isinstance(over, tuple | list) else (over,)
         return self._single and all(isinstance(axis, int) and axis % axes > 1 for axis in over)
 
-# %% ../nbs/12_channels.ipynb #2554fbbd
+# %% ../nbs/12_channels.ipynb #ff0f207d
 _JOINS = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
     "truediv": operator.truediv, "maximum": torch.maximum, "minimum": torch.minimum,
@@ -308,7 +308,7 @@ class Join(Coupled):
         result = _JOINS[_name(self.node)[0]](left, right * self.node.kwargs.get("alpha", 1)).numpy()
         return np.where((np.stack(given) == 0).any(0), 0.0, result) if self.absorbing else result
 
-
+# %% ../nbs/12_channels.ipynb #7c996c36
 @rule_for("cat", "concat", "concatenate")
 class Concatenate(Coupled):
     "The channels of the operands one after another"
@@ -514,7 +514,7 @@ class Layer(_Weights):
     def _used(self) -> np.ndarray:
         return (self.weight != 0).any(-1)
 
-# %% ../nbs/12_channels.ipynb #22851128
+# %% ../nbs/12_channels.ipynb #8a0ef642
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows where it is, so that an error can name the module"
 
@@ -531,7 +531,7 @@ class _Tracer(fx.Tracer):
         self.inside.pop()  # on failure the path stays
         return result
 
-
+# %% ../nbs/12_channels.ipynb #0c1877f9
 def _trace(
     model: nn.Module,
     strict: bool,
@@ -577,7 +577,7 @@ def _shared(graph: fx.Graph, modules: dict[str, nn.Module]) -> set[str]:
 
     return {name for name, module in modules.items() if tensors[module] and shared(name, module)}
 
-# %% ../nbs/12_channels.ipynb #c52cb701
+# %% ../nbs/12_channels.ipynb #ee8fa821
 def _place(node: fx.Node) -> str:
     "Where in the network a node stands"
     if node.op == "call_module":
@@ -586,7 +586,7 @@ def _place(node: fx.Node) -> str:
     inside = list(stack.values())[-1][0] if stack else ""
     return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
 
-
+# %% ../nbs/12_channels.ipynb #4101eea3
 def _attach(
     node: fx.Node,
     module: nn.Module | None,  # that the node calls
@@ -645,7 +645,7 @@ class ChannelGraph:
         "The values of a node's operands"
         return [values[operand] for operand in self.rules[node].operands]
 
-# %% ../nbs/12_channels.ipynb #932027a9
+# %% ../nbs/12_channels.ipynb #e5e8cc80
 @contextmanager
 def _evaluating(model: nn.Module):
     "In eval mode for a while; every module gets its own mode back"
@@ -656,7 +656,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-
+# %% ../nbs/12_channels.ipynb #3887acd3
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -697,7 +697,7 @@ def _numbered(
     _, label = connected_components(coo_array((np.ones(len(first)), (first, second)), (count, count)), directed=False)
     return {node: label[own] for node, own in numbers.items()}
 
-# %% ../nbs/12_channels.ipynb #20893959
+# %% ../nbs/12_channels.ipynb #7c1ea660
 @dataclass
 class Group:
     "Channels that stay or go together: the layers that make them, those that read them, those that scale them"
@@ -708,6 +708,15 @@ class Group:
     norms: list[str] = field(default_factory=list)  # batch normalisations in between
 
 
+def _join(groups: dict[tuple, Group], fixed: set[int], channels: np.ndarray, role: str, name: str) -> None:
+    "Note a module with the group whose channels it takes, in blocks, all and in order; else they are fixed"
+    key = tuple(dict.fromkeys(channels.tolist()))
+    if key in groups and np.array_equal(np.repeat(key, len(channels) // len(key)), channels):
+        getattr(groups[key], role).append(name)
+    else:
+        fixed.update(channels.tolist())
+
+# %% ../nbs/12_channels.ipynb #f4ed3598
 def channel_groups(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -735,12 +744,3 @@ def channel_groups(
     if not found:
         raise PneumopruneError("the network has no channels that could be removed: no layer feeds another")
     return found
-
-
-def _join(groups: dict[tuple, Group], fixed: set[int], channels: np.ndarray, role: str, name: str) -> None:
-    "Note a module with the group whose channels it takes, in blocks, all and in order; else they are fixed"
-    key = tuple(dict.fromkeys(channels.tolist()))
-    if key in groups and np.array_equal(np.repeat(key, len(channels) // len(key)), channels):
-        getattr(groups[key], role).append(name)
-    else:
-        fixed.update(channels.tolist())

@@ -6,7 +6,7 @@
 __all__ = ['ProofWarning', 'WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d',
            'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #b836873b
+# %% ../nbs/13_compaction.ipynb #aa50d253
 import copy
 import warnings
 from collections import OrderedDict
@@ -24,23 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .alexnet import count_parameters, size_mb
 from pneumoprune.channels import (
-    RULES,
-    ChannelGraph,
-    CompactionError,
-    Concatenate,
-    Coupled,
-    Cuttable,
-    Join,
-    Layer,
-    Norm,
-    _evaluating,
-    _first,
-    _name,
-    _pixels,
-    _width,
-    channel_graph,
-    rule_for,
-)
+    RULES, ChannelGraph, CompactionError, Concatenate, Coupled, Cuttable, Join, Layer, Norm, channel_graph, rule_for,
+    _evaluating, _first, _name, _pixels, _width,
+)  # fmt: skip
 
 # %% ../nbs/13_compaction.ipynb #41b5dc0a
 class ProofWarning(UserWarning):
@@ -68,7 +54,7 @@ def _materialise(
                 parametrize.remove_parametrizations(module, name)
     return model
 
-# %% ../nbs/13_compaction.ipynb #bf88c90f
+# %% ../nbs/13_compaction.ipynb #b8f57380
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer
 
 
@@ -82,9 +68,9 @@ class _Wired(nn.Module):
     def wire(
         self,
         width: int,  # channels that come in: `in_channels` or `in_features`; the weight has those it reads
-        index: torch.Tensor | None,  # int64 (inputs,): the channels it reads, in this order; None reads all
-        place: torch.Tensor | None,  # int64 (channels that come out,): where each one is found in [own outputs, fill]
-        fill: torch.Tensor | None,  # (constants,): values of the channels that are not computed
+        index: torch.Tensor | None = None,  # int64 (inputs,): the channels it reads, in this order; None reads all
+        place: torch.Tensor | None = None,  # int64 (channels that come out,): where to find each in [own outputs, fill]
+        fill: torch.Tensor | None = None,  # (constants,): values of the channels that are not computed
     ) -> None:
         for name, tensor in zip(_WIRING, (index, place, fill)):
             self.register_buffer(name, tensor)
@@ -137,22 +123,21 @@ _WIRED = {plain: wired for wired, plain in _PLAIN.items()}
 for _wired, _plain in _PLAIN.items():
     rule_for(_wired)(RULES[_plain])
 
-# %% ../nbs/13_compaction.ipynb #60b62e70
+# %% ../nbs/13_compaction.ipynb #0c8712e6
 def _rewire(
     module: nn.Module,  # changed in place
     width: int = 0,
-    **wiring: torch.Tensor | None,  # index, place and fill; None for all of them makes the plain layer again
+    **wiring: torch.Tensor,  # some of index, place and fill; none makes the plain layer again
 ) -> None:
     "The same layer, with another selection before it and another placement behind it, or with neither"
     plain = _PLAIN.get(type(module), type(module))
     for name in _WIRING:
         module._buffers.pop(name, None)
-    module.__class__ = plain
-    if any(tensor is not None for tensor in wiring.values()):
-        module.__class__ = _WIRED[plain]
+    module.__class__ = _WIRED[plain] if wiring else plain
+    if wiring:
         module.wire(width, **wiring)
 
-# %% ../nbs/13_compaction.ipynb #015a0297
+# %% ../nbs/13_compaction.ipynb #9e208852
 @dataclass
 class _Plan:
     "What stays: per node the channels that come out, and per placed module those it computes itself"
@@ -171,7 +156,7 @@ class _Plan:
             channels[node] = channels[node] | more
             self.changed = True
 
-
+# %% ../nbs/13_compaction.ipynb #b0cbf99f
 def _settle(
     found: ChannelGraph,
     needed: dict[fx.Node, np.ndarray],  # channels that vary, and are live by way of such
@@ -193,7 +178,7 @@ def _settle(
             plan.add(present, node, supply)
     return plan
 
-# %% ../nbs/13_compaction.ipynb #6cdd4576
+# %% ../nbs/13_compaction.ipynb #5ecc4172
 _SELECTION_PAYS = 8  # MACs saved per value copied, from where a selection before a layer is the faster way (measured)
 _PLACEMENT_PAYS = 16  # the same for a placement behind it, which copies twice
 
@@ -211,7 +196,7 @@ def _cost(found: ChannelGraph, plan: _Plan) -> float:
             cost += _PLACEMENT_PAYS * float(out.sum()) * _pixels(node)
     return cost
 
-
+# %% ../nbs/13_compaction.ipynb #0475e530
 def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
     "Modules whose outputs end in an addition: there they may be placed among constants"
 
@@ -227,7 +212,7 @@ def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
             if isinstance(rule, Cuttable) and len(node.users) == 1 and getattr(rule, "groups", 1) == 1:
                 yield node
 
-
+# %% ../nbs/13_compaction.ipynb #d7245f16
 def _plan(found: ChannelGraph) -> _Plan:
     "The cheapest plan: all placements that are possible, less those that do not pay"
     varies = {node: np.isnan(values) for node, values in found.constants.items()}
@@ -310,7 +295,30 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
         cut.wiring["index"] = np.flatnonzero(kept[come])
     return cut
 
-# %% ../nbs/13_compaction.ipynb #04ec9a21
+# %% ../nbs/13_compaction.ipynb #e6ce371c
+def _placement(out: np.ndarray, own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    "Where each channel that comes out is found in [computed channels, constants], and the constants"
+    fill, which = np.unique(np.nan_to_num(values[out & ~own]), return_inverse=True)
+    place = np.empty(int(out.sum()), np.int64)
+    place[own[out]], place[~own[out]] = np.arange(own.sum()), own.sum() + which
+    return {"place": place, "fill": fill}
+
+
+def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
+    "What constants add to a layer without bias is taken off the running mean of the normalisation behind it"
+    for node, rule in found.rules.items():
+        cut = cuts.get(node.target)
+        if cut is None or "bias" not in cut.added or rule.module.bias is not None or len(node.users) > 1:
+            continue
+        (norm,) = node.users
+        if isinstance(found.rules[norm], Norm) and found.rules[norm].module.running_mean is not None:
+            behind = cuts[norm.target]
+            if cut.wiring["place"] is None and len(behind.outputs) == len(cut.outputs):
+                behind.added["running_mean"] = -cut.added.pop("bias")
+                behind.tensors["running_mean"] = behind.tensors["running_mean"] + behind.added["running_mean"]
+                del cut.tensors["bias"]
+
+# %% ../nbs/13_compaction.ipynb #959cf3ca
 def _cuts(
     found: ChannelGraph,
     plan: _Plan,
@@ -331,30 +339,7 @@ def _cuts(
     _shift_means(found, cuts)
     return cuts
 
-
-def _placement(out: np.ndarray, own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-    "Where each channel that comes out is found in [computed channels, constants], and the constants"
-    fill, which = np.unique(np.nan_to_num(values[out & ~own]), return_inverse=True)
-    place = np.empty(int(out.sum()), np.int64)
-    place[own[out]], place[~own[out]] = np.arange(own.sum()), own.sum() + which
-    return {"place": place, "fill": fill}
-
-
-def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
-    "What constants add to a layer without bias is taken off the running mean of the normalisation behind it"
-    for node, rule in found.rules.items():
-        cut = cuts.get(node.target)
-        if not isinstance(rule, Layer) or rule.module.bias is not None or "bias" not in cut.added or len(node.users) > 1:
-            continue
-        (norm,) = node.users
-        if isinstance(found.rules[norm], Norm) and found.rules[norm].module.running_mean is not None:
-            behind = cuts[norm.target]
-            if cut.wiring["place"] is None and len(behind.outputs) == len(cut.outputs):
-                behind.added["running_mean"] = -cut.added.pop("bias")
-                behind.tensors["running_mean"] = behind.tensors["running_mean"] + behind.added["running_mean"]
-                del cut.tensors["bias"]
-
-# %% ../nbs/13_compaction.ipynb #9b593ed0
+# %% ../nbs/13_compaction.ipynb #4ef73453
 def _replace(module: nn.Module, name: str, value: np.ndarray) -> None:
     "Other numbers in place of a parameter or buffer, in its dtype, on its device, as trainable as it was"
     old = getattr(module, name)
@@ -365,7 +350,7 @@ def _replace(module: nn.Module, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-
+# %% ../nbs/13_compaction.ipynb #1f8e2cec
 def _apply(
     module: nn.Module,  # changed in place
     cut: _Cut,
@@ -381,14 +366,14 @@ def _apply(
         module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
     else:
         setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", len(cut.outputs))
-    tensors = (t for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)) if t.is_floating_point())
-    like = next(tensors, torch.empty(0))
-    wiring = {name: None if array is None else torch.from_numpy(array).to(like.device) for name, array in cut.wiring.items()}
-    if wiring["fill"] is not None:
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items() if a is not None}
+    if "fill" in wiring:
         wiring["fill"] = wiring["fill"].to(like.dtype)
     _rewire(module, cut.width, **wiring)
 
-# %% ../nbs/13_compaction.ipynb #0b25f8e5
+# %% ../nbs/13_compaction.ipynb #71b8757e
 def _with_new_reshapes(
     model: nn.Module,
     graph: fx.Graph,
@@ -408,7 +393,7 @@ def _with_new_reshapes(
     _free_dropout(model, graph)
     return _from_graph(model, graph, _sequences(model)).eval()
 
-
+# %% ../nbs/13_compaction.ipynb #26908834
 def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
     "Tracing in eval mode writes `training=False` into calls of dropout: modules keep the choice"
     for node in list(graph.nodes):
@@ -445,7 +430,7 @@ def _from_graph(
         setattr(module.get_submodule(parent), last, nn.Sequential(children))
     return module
 
-# %% ../nbs/13_compaction.ipynb #bac95ea8
+# %% ../nbs/13_compaction.ipynb #cfde66eb
 def _tensors(answer) -> list[torch.Tensor]:
     "The tensors of a network's output, whatever holds them"
     if isinstance(answer, torch.Tensor):
@@ -463,7 +448,7 @@ def _answers(
         answers = _tensors(model(*inputs))
     return answers, counter.get_total_flops() // 2 // len(inputs[0])
 
-
+# %% ../nbs/13_compaction.ipynb #1d9854f0
 def _random_inputs(
     shapes: Sequence[tuple[int, ...]],  # without the batch
     count: int = 4,
@@ -513,7 +498,7 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/13_compaction.ipynb #5a183333
+# %% ../nbs/13_compaction.ipynb #20c31f78
 @dataclass
 class CompactionReport:
     "What `compact` removed, and the proof that the function is the same"
@@ -527,7 +512,7 @@ class CompactionReport:
     inputs_checked: int  # inputs of the comparison
     kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
     added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
-    constants: tuple[str, ...]  # modules that took constants over: what was trained in the given network is frozen there
+    constants: tuple[str, ...]  # modules that took constants over: what was trained in the given network is frozen
     shapes: tuple[tuple[int, ...], ...] = field(repr=False)  # of the example's inputs, the batch left out
 
     @property
@@ -558,7 +543,7 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #4362f541
+# %% ../nbs/13_compaction.ipynb #ca77f548
 def _layer_row(module: nn.Module) -> tuple[str, int, int, int]:
     "Kind, inputs, outputs and parameters of a module"
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
@@ -575,7 +560,24 @@ def _layer_table(before: dict[str, tuple], after: dict[str, tuple]) -> pd.DataFr
     table = old[columns[1:]].add_suffix("_before").join(new[columns[1:]].add_suffix("_after"))
     return table.assign(kind=new.kind).rename_axis("layer")
 
-# %% ../nbs/13_compaction.ipynb #e79d0eaf
+
+def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
+    "What the report keeps of the cuts, for `restore` and for the reader"
+    return {
+        "kept": {name: (cut.outputs, cut.inputs) for name, cut in cuts.items()},
+        "added": {name: cut.added for name, cut in cuts.items() if cut.added},
+        "constants": tuple(name for name, cut in cuts.items() if cut.added or cut.wiring["place"] is not None),
+    }
+
+# %% ../nbs/13_compaction.ipynb #ee26c34d
+def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    "The example as a tuple of inputs; `CompactionError` for what is no batch of numbers"
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    if not inputs or any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
+        raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
+    return inputs
+
+# %% ../nbs/13_compaction.ipynb #1b77a611
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -590,7 +592,8 @@ def compact(
     where that is exact. The result is checked against `model` on `example_input` and on random inputs.
 
     Raises `CompactionError` for a network that cannot be traced or holds an operation without a rule (unless
-    `strict=False`), and when the outputs differ by more than `atol`. Warns `ProofWarning` when the check proves nothing.
+    `strict=False`), and when the outputs differ by more than `atol`. Warns `ProofWarning` when the check proves
+    nothing.
     """
     inputs = _batches(example_input)
     shapes = tuple(tuple(x.shape[1:]) for x in inputs)
@@ -612,35 +615,23 @@ def compact(
     result = _with_new_reshapes(result, found.graph, plan.present)
 
     answers, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
-    difference, native_difference = _prove(
-        [expected, answers, expected_native, _answers(result, native)[0]], like.dtype, atol
-    )
+    differences = _prove([expected, answers, expected_native, _answers(result, native)[0]], like.dtype, atol)
     _warn_if_empty(expected)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
+    layers = _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts})
     result.report = CompactionReport(
-        parameters=(count_parameters(model), count_parameters(result)),
-        macs=(macs_before, macs_after),
-        mb=(size_mb(model), size_mb(result)),
-        layers=_layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts}),
-        difference=difference,
-        native_difference=native_difference,
+        (count_parameters(model), count_parameters(result)),
+        (macs_before, macs_after),
+        (size_mb(model), size_mb(result)),
+        layers,
+        *differences,
         inputs_checked=len(probes[0]),
-        kept={name: (cut.outputs, cut.inputs) for name, cut in cuts.items()},
-        added={name: cut.added for name, cut in cuts.items() if cut.added},
-        constants=tuple(name for name, cut in cuts.items() if cut.added or cut.wiring["place"] is not None),
+        **_notes(cuts),
         shapes=shapes,
     )
     return result
-
-
-def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    "The example as a tuple of inputs; `CompactionError` for what is no batch of numbers"
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    if not inputs or any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
-        raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
-    return inputs
 
 # %% ../nbs/13_compaction.ipynb #a5d3d37e
 def _origin(
@@ -686,7 +677,7 @@ def _write_back(
             new = torch.where(mask.cpu().bool(), new, old)
         place.copy_(new)
 
-# %% ../nbs/13_compaction.ipynb #ff40d422
+# %% ../nbs/13_compaction.ipynb #1a4c36e7
 def restore(
     compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
     masked: nn.Module,  # changed in place: its weights, not its masks
@@ -714,7 +705,7 @@ def restore(
     _prove_restored(compacted, masked, report)
     return masked
 
-
+# %% ../nbs/13_compaction.ipynb #d1869c7f
 def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport) -> None:
     "Both networks answer random inputs alike"
     some = next(compacted.parameters())

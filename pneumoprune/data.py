@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'MIN_SIZE', 'DOWNLOADS', 'DataError', 'XRays', '
            'find_duplicates', 'merge_patients', 'load_xrays', 'participant_flow', 'dataset_table', 'download',
            'split_validation']
 
-# %% ../nbs/01_data.ipynb #723a22fe
+# %% ../nbs/01_data.ipynb #d8c59702
 import hashlib
 import importlib
 import json
@@ -22,11 +22,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -387,7 +386,7 @@ def _check_arrays(images: np.ndarray, labels: np.ndarray, where: str) -> None:
             "two classes are told apart here"
         )
 
-# %% ../nbs/01_data.ipynb #74d530a7
+# %% ../nbs/01_data.ipynb #21e4f70f
 def _npz_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "Images and labels of each split in a MedMNIST file"
     try:
@@ -398,8 +397,8 @@ def _npz_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     wanted = [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")]
     if missing := [name for name in wanted if name not in arrays]:
         raise DataError(f"{path.name} lacks the arrays {', '.join(missing)}; expected a MedMNIST file")
-    pairs = {split: (arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")) for split in SPLITS}
-    pairs = {split: pair for split, pair in pairs.items() if pair[0] is not None and pair[1] is not None}
+    both = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} <= arrays.keys()]
+    pairs = {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in both}
     for split, (images, labels) in pairs.items():
         _check_arrays(images, labels, f"{path.name}: {split}")
     return pairs
@@ -433,7 +432,7 @@ def _open_source(path: Path) -> _Source:
         ) from None
     return _npz_source(path) if arrays or path.suffix.lower() == ".npz" else _zip_source(path)
 
-# %% ../nbs/01_data.ipynb #9c6fe0c4
+# %% ../nbs/01_data.ipynb #78a81be3
 # what PIL, zipfile and zlib raise on images that are none
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError,
@@ -456,9 +455,14 @@ def _decode_all(
             return str(error) or type(error).__name__
         return None
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, closing(pool.map(decode, range(len(out)))) as reasons:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        reasons = pool.map(decode, range(len(out)))
         progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False, delay=2)
-        return {i: reason for i, reason in enumerate(progress) if reason is not None}
+        try:
+            return {i: reason for i, reason in enumerate(progress) if reason is not None}
+        except BaseException:  # Ctrl-C should not wait for thousands of images
+            pool.shutdown(cancel_futures=True)
+            raise
 
 # %% ../nbs/01_data.ipynb #b6cbcfdf
 def _held_out_copies(groups: list[list[int]], split: np.ndarray) -> list[int]:
@@ -608,13 +612,15 @@ def _check_classes(xrays: XRays) -> None:
                     f"{xrays.source} has no readable {name} images in {split}; both classes are needed there"
                 )
 
-# %% ../nbs/01_data.ipynb #d3474059
+# %% ../nbs/01_data.ipynb #81627c0e
 def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
     "Images and record as one value"
-    arrays = {name: np.array(record[name]) for name in ("labels", "patients", "names", "split")}
-    told = {name: tuple(record[name]) for name in ("left_out", "notes")}
-    unreadable = tuple(name for name, _ in record["failures"])
-    return XRays(images, **arrays, source=source, fingerprint=record["fingerprint"], unreadable=unreadable, **told)
+    labels, patients, names, split = (np.array(record[name]) for name in ("labels", "patients", "names", "split"))
+    return XRays(
+        images, labels, patients, names, split, source, record["fingerprint"],
+        unreadable=tuple(name for name, _ in record["failures"]),
+        left_out=tuple(record["left_out"]), notes=tuple(record["notes"]),
+    )
 
 # %% ../nbs/01_data.ipynb #40d74881
 def load_xrays(
@@ -714,7 +720,7 @@ def _download_kaggle(folder: Path) -> Path:
     except Exception as error:  # kagglehub's errors have no common base
         raise DataError(f"the Kaggle archive could not be downloaded ({_reason(error)}); {by_hand}") from error
 
-# %% ../nbs/01_data.ipynb #a2904a8b
+# %% ../nbs/01_data.ipynb #3dcf6815
 def download(
     name: str,  # 'pneumoniamnist' (28 × 28 pixels), 'pneumoniamnist_64', '_128', '_224', or 'kaggle'
     folder: str | Path,  # where the file or, for 'kaggle', the folder is put; made if need be
@@ -728,7 +734,7 @@ def download(
     if name not in DOWNLOADS:
         raise DataError(f"{name!r} is no known set of X-rays; choose one of {', '.join([*DOWNLOADS, 'kaggle'])}")
     url, checksum = DOWNLOADS[name]
-    http = pooch.HTTPDownloader(progressbar=True, timeout=30)
+    http: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)  # its own type is narrower than `retrieve` expects
     try:
         return Path(pooch.retrieve(url, checksum, fname=f"{name}.npz", path=folder, downloader=http))
     except (OSError, ValueError) as error:  # no network, no space; a checksum that doesn't match
@@ -737,20 +743,21 @@ def download(
             "file's path as the data, or go on with phantoms"
         ) from error
 
-# %% ../nbs/01_data.ipynb #3fca71c1
+# %% ../nbs/01_data.ipynb #1c860ec5
 def _front(
     table: pd.DataFrame,  # one row per image: patient, queue, place in the queue
     fraction: float,
-) -> pd.Index:
+) -> list[str]:
     "Patients at the front of each queue, with about `fraction` of its images and at least one patient"
     # a patient stands in one queue, also if merged from several
     patients = table.groupby("patient").agg(queue=("queue", "first"), place=("place", "min"), images=("place", "size"))
     patients = patients.sort_values(["queue", "place"], kind="stable")
     images = patients.groupby("queue")["images"]
     before = images.cumsum() - patients["images"]
+    wanted = fraction * np.asarray(images.transform("sum"))
     # the patient who straddles the border is in if the larger half is
-    inside = before + patients["images"] / 2 <= fraction * images.transform("sum")
-    return patients.index[inside | (before == 0)]
+    inside = (before + patients["images"] / 2 <= wanted) | (before == 0)
+    return patients.index[inside.to_numpy()].tolist()
 
 # %% ../nbs/01_data.ipynb #6858a57c
 def _acquisition(names: Iterable[str]) -> tuple[list[str], list[int]]:
@@ -774,7 +781,7 @@ def _line_up(
     series, place = _acquisition(pool["name"])
     return pool.assign(queue=pool["label"].astype(str) + series, place=place)
 
-# %% ../nbs/01_data.ipynb #d1b217b1
+# %% ../nbs/01_data.ipynb #97481c80
 def split_validation(
     xrays: XRays,  # test stays as it is; train and val (if any) are pooled and split anew
     fraction: float = 0.15,  # share of the pooled images that goes to val, above 0 and at most 0.5
@@ -788,7 +795,7 @@ def split_validation(
     if strategy not in ("patient", "acquisition"):
         raise DataError(f"{strategy!r} is no way to split; choose 'patient' or 'acquisition'")
     images = pd.DataFrame({"patient": xrays.patients, "label": xrays.labels, "name": xrays.names})
-    front = _front(_line_up(images[xrays.split != "test"], strategy, seed), fraction)
+    front = _front(_line_up(images.loc[xrays.split != "test"], strategy, seed), fraction)
     set_aside = np.where(images["patient"].isin(front), "val", "train")
     split = np.where(xrays.split == "test", "test", set_aside)
     for part in ("train", "val"):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #a1f2e42e
+# %% ../nbs/14_networks.ipynb #6b8ff4c3
 import difflib
 import inspect
 import json
@@ -28,16 +28,8 @@ from torch.nn.utils import prune
 
 from .channels import RULES, CompactionError, _name, _place, _trace
 from pneumoprune.compaction import (
-    _PLAIN,
-    _WIRING,
-    CompactionReport,
-    _copy,
-    _free_dropout,
-    _from_graph,
-    _materialise,
-    _sequences,
-    compact,
-)
+    _PLAIN, _WIRING, CompactionReport, _copy, _free_dropout, _from_graph, _materialise, _sequences, compact,
+)  # fmt: skip
 from .core import atomic_path
 
 # %% ../nbs/14_networks.ipynb #323bccf8
@@ -65,7 +57,7 @@ def _functions() -> dict[str, Callable]:
     own = {f"{f.__module__}.{f.__qualname__}": f for f in RULES if inspect.isfunction(f)}
     return found | own | {"builtins.getattr": getattr}
 
-# %% ../nbs/14_networks.ipynb #6a42b353
+# %% ../nbs/14_networks.ipynb #c5c27bb2
 def _encode(value: Any) -> Any:
     "An argument of a node as JSON"
     if isinstance(value, fx.Node):
@@ -84,7 +76,7 @@ def _encode(value: Any) -> Any:
         return {"dtype": str(value).removeprefix("torch.")}
     raise CompactionError(f"a network with an argument of type {type(value).__name__} cannot be saved as data")
 
-
+# %% ../nbs/14_networks.ipynb #16a623ab
 def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
     "An argument of a node from JSON"
     if isinstance(value, list):
@@ -104,7 +96,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         return dtype
     raise ValueError(f"unknown argument {kind!r}")
 
-# %% ../nbs/14_networks.ipynb #1dc04a09
+# %% ../nbs/14_networks.ipynb #63499135
 def _describe(module: nn.Module, name: str) -> dict:
     "A module as data: its class and the arguments of its constructor"
     kind = type(module)
@@ -123,7 +115,7 @@ def _describe(module: nn.Module, name: str) -> dict:
         settings["wiring"] = {key: len(buffer) for key in _WIRING if (buffer := getattr(module, key)) is not None}
     return {"kind": kind.__name__} | settings
 
-
+# %% ../nbs/14_networks.ipynb #0d10c06c
 def _build(description: dict) -> nn.Module:
     "A module without values, from its description"
     settings = {key: _decode(value, {}) for key, value in description.items() if key not in ("kind", "wiring")}
@@ -131,7 +123,7 @@ def _build(description: dict) -> nn.Module:
         settings[key] = torch.empty(length, dtype=torch.float32 if key == "fill" else torch.int64)
     return _kinds()[description["kind"]](**settings)
 
-# %% ../nbs/14_networks.ipynb #7dce909f
+# %% ../nbs/14_networks.ipynb #dadaeec0
 _FORMAT = 1  # of the description in the file
 
 
@@ -146,7 +138,7 @@ def _nodes(graph: fx.Graph) -> list[list]:
         nodes.append([node.name, node.op, target, _encode(node.args), _encode(dict(node.kwargs))])
     return nodes
 
-
+# %% ../nbs/14_networks.ipynb #fd2a0f91
 def save_network(
     model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
     path: str | os.PathLike,  # file to write; `.safetensors` by custom
@@ -179,7 +171,7 @@ def save_network(
     with atomic_path(path) as draft:
         save_file(tensors, draft, {**notes, "pneumoprune": json.dumps(description)})
 
-# %% ../nbs/14_networks.ipynb #a90e34a9
+# %% ../nbs/14_networks.ipynb #64cdde6f
 def _graph(nodes: list) -> fx.Graph:
     "A graph from its description; every name in it is checked, since it becomes code"
     graph, known, functions, methods = fx.Graph(), {}, _functions(), _methods()
@@ -202,7 +194,7 @@ def _graph(nodes: list) -> fx.Graph:
         known[name] = graph.create_node(op, target, args, _decode(kwargs, known), name=name)
     return graph
 
-
+# %% ../nbs/14_networks.ipynb #0a9a68bc
 def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     "Tensors and metadata of a safetensors file"
     try:
@@ -213,7 +205,7 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, s
     except SafetensorError as error:
         raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
 
-# %% ../nbs/14_networks.ipynb #9aab7577
+# %% ../nbs/14_networks.ipynb #bbd26886
 def _network(description: dict, tensors: dict[str, torch.Tensor]) -> fx.GraphModule:
     "The network that a file describes"
     with torch.device("meta"):  # the values come from the file
@@ -226,7 +218,7 @@ def _network(description: dict, tensors: dict[str, torch.Tensor]) -> fx.GraphMod
         parameter.requires_grad_(name not in description["frozen"])
     return network.eval()
 
-
+# %% ../nbs/14_networks.ipynb #cd464436
 def load_network(
     path: str | os.PathLike,  # file written by `save_network`
 ) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
@@ -280,7 +272,7 @@ def _state_of(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise CompactionError(f"{path} holds no state_dict; save model.state_dict()")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
-# %% ../nbs/14_networks.ipynb #b329db9e
+# %% ../nbs/14_networks.ipynb #0691468a
 def _settings_for(arch: str, state: dict[str, torch.Tensor]) -> dict:
     "Arguments of the torchvision classifier whose shapes are those of the state; `CompactionError` for an unknown name"
     known = torchvision.models.list_models(module=torchvision.models)
@@ -295,7 +287,7 @@ def _settings_for(arch: str, state: dict[str, torch.Tensor]) -> dict:
     other = [k for k, v in expected.items() if k in state and state[k].dim() and len(state[k]) != len(v)]
     return settings | ({"num_classes": len(state[other[-1]])} if other else {})
 
-
+# %% ../nbs/14_networks.ipynb #82054090
 def _torchvision_model(
     arch: str,
     state: dict[str, torch.Tensor],
@@ -315,7 +307,7 @@ def _torchvision_model(
     dtype = next(value.dtype for value in plain.values() if value.is_floating_point())
     return model.to(dtype).eval()
 
-# %% ../nbs/14_networks.ipynb #e3334c61
+# %% ../nbs/14_networks.ipynb #ff31aad8
 def compact_file(
     path: str | os.PathLike,  # state_dict of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # name of the torchvision classifier it belongs to, such as "alexnet"; its outputs are counted
@@ -334,7 +326,8 @@ def compact_file(
         with torch.no_grad():
             model(example)
     except RuntimeError as error:
-        raise CompactionError(f"{arch} can't see images of {size} × {size} pixels; give another size ({error})") from None
+        message = f"{arch} can't see images of {size} × {size} pixels; give another size ({error})"
+        raise CompactionError(message) from None
     small = compact(model, example)
     save_network(small, output, arch=arch, source=Path(path).name)
     return small.report

@@ -122,19 +122,20 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #e050126b
+# %% ../nbs/06_phrases.ipynb #ecb6f8e7
 _RUSSIAN = {
     # axes and legends
-    "phantoms, no patients": "фантомы, не пациенты", "smoke run": "пробный запуск", "p": "p",
+    "phantoms, no patients": "фантомы, не пациенты", "p": "p",
     "epoch": "эпоха", "loss (nats)": "потери (наты)", "accuracy (%)": "точность (%)",
     "training": "обучение", "validation": "валидация", "validation (in colour)": "валидация (в цвете)",
-    "pruning": "прунинг", "larger images from here": "отсюда снимки крупнее", "warm-up": "разгон",
+    "pruning": "прунинг", "larger images from here": "отсюда снимки крупнее",
     "reference standard": "эталон", "predicted": "предсказано", "accuracy": "точность",
     "false positive rate": "доля ложных тревог", "sensitivity": "чувствительность",
     "precision": "доля верных тревог (PPV)",
     "predicted probability of pneumonia": "предсказанная вероятность пневмонии",
     "observed share of pneumonia": "наблюдаемая доля пневмонии",
-    "batch": "пакет", "time of one prediction (ms)": "время предсказания (мс)", "per cent of the median": "% от медианы",
+    "time of one prediction (ms)": "время предсказания (мс)", "per cent of the median": "% от медианы",
+    "batch": "пакет",
     "difference in accuracy (points)": "разность точности (п. п.)",
     "difference in AUC (points)": "разность AUC (п. п.)", "margin": "граница",
     "parameters and buffers in memory": "параметры и буферы в памяти", "file": "файл", "size (MB)": "размер (МБ)",
@@ -359,7 +360,7 @@ def notices(
     "What a reader must know before the first number: a smoke run, or one on phantoms"
     return [_clause(key) for key, told in (("smoke", run.smoke), ("phantoms", run.synthetic)) if told]
 
-# %% ../nbs/06_phrases.ipynb #f6a4ca8b
+# %% ../nbs/06_phrases.ipynb #e1c4fa3f
 _CURVES = {  # English, Russian
     "noise": ("Between the jumps, the noise on the validation accuracy is {} points for masked and {} for the "
               "original; on the validation loss it is {} and {}.",
@@ -378,7 +379,7 @@ _CURVES = {  # English, Russian
                 "Интервалы пересекаются, поэтому по этой мере нельзя сказать, какая кривая менее плавная."),
     "short": ("The trainings of this run are too short for a noise to be computed.",
               "Эпох слишком мало, чтобы вычислить шум."),
-    "confounded": ("Since prunings coincide with changes of image size, this run cannot tell what a pruning alone does.",
+    "confounded": ("Since prunings coincide with changes of image size, this run cannot tell what pruning alone does.",
                    "Прунинг совпадает со сменой размера снимков: что даёт сам прунинг, по этому запуску "
                    "сказать нельзя."),
 }

@@ -6,9 +6,8 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #c8beb472
+# %% ../nbs/17_prediction.ipynb #6e0edb7e
 import glob
-import os
 from collections.abc import Iterable
 from importlib import resources
 from json import dumps, loads
@@ -55,13 +54,13 @@ def _described(path, session) -> tuple[tuple[str, ...], float, int]:
             f"{path} is an ONNX file, but none of pneumoprune ({error!s}); give one that `export_onnx` wrote"
         ) from error
 
-# %% ../nbs/17_prediction.ipynb #4a5a47e1
+# %% ../nbs/17_prediction.ipynb #cd2eb15e
 class OnnxModel:
     "A network exported by `export_onnx` or `quantize_int8`: uint8 images in, probabilities of pneumonia out"
 
     def __init__(
         self,
-        path: str | os.PathLike | None = None,  # ONNX file; None: the network shipped with the package
+        path: str | Path | None = None,  # ONNX file; None: the network shipped with the package
         *,
         threads: int = 1,  # threads of one prediction, at least 1; 0: all cores
     ):
@@ -88,7 +87,7 @@ class OnnxModel:
                 "read images with read_image"
             )
         batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-        parts = [self.session.run(None, {"images": batch})[0] for batch in batches]
+        parts = [np.asarray(self.session.run(None, {"images": batch})[0]) for batch in batches]
         return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
 # %% ../nbs/17_prediction.ipynb #c1df8bdf
@@ -104,12 +103,12 @@ def _is_dicom(path: Path) -> bool:
     except OSError as error:
         raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-# %% ../nbs/17_prediction.ipynb #de42a534
+# %% ../nbs/17_prediction.ipynb #40f4b36c
 def _dicom_values(path: Path) -> tuple[np.ndarray, bool]:
     "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise PredictionError(f"{path} is a DICOM file; to read it, pip install 'pydicom>=3'") from None
     try:
@@ -129,9 +128,9 @@ def _read_dicom(path: Path) -> Image.Image:
     values = (values - low) * (255 / max(high - low, 1e-9))
     return Image.fromarray(np.rint(255 - values if inverted else values).astype(np.uint8))
 
-# %% ../nbs/17_prediction.ipynb #93fa79df
+# %% ../nbs/17_prediction.ipynb #c30d306b
 def read_image(
-    path: str | os.PathLike,  # PNG, JPEG or DICOM file
+    path: str | Path,  # PNG, JPEG or DICOM file
     size: int,  # side of the result in pixels
 ) -> np.ndarray:  # uint8 (1, size, size)
     "One X-ray as a grey plane; `PredictionError` if the file is missing or no image"
@@ -163,9 +162,9 @@ def _matching(pattern: str) -> list[Path]:
         raise PredictionError(f"{pattern} matches no file; give images, folders of them, or a pattern like '*.png'")
     return files
 
-# %% ../nbs/17_prediction.ipynb #966b31c7
+# %% ../nbs/17_prediction.ipynb #210e1f20
 def expand_paths(
-    paths: Iterable[str | os.PathLike],  # files, folders (searched through and through) and glob patterns
+    paths: Iterable[str | Path],  # files, folders (searched through and through) and glob patterns
 ) -> list[Path]:  # files, sorted within each folder or pattern, each once
     "All images meant by `paths`; `PredictionError` for a path that means none"
     found: dict[Path, None] = {}
@@ -174,7 +173,7 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #dccef1f5
+# %% ../nbs/17_prediction.ipynb #0488cf27
 def _row(path: Path, model: OnnxModel) -> dict:
     "What is told of one image"
     probability = float(model.predict(read_image(path, model.size)[None])[0])
@@ -183,8 +182,8 @@ def _row(path: Path, model: OnnxModel) -> dict:
 
 
 def predict_files(
-    paths: Iterable[str | os.PathLike],  # images, folders, glob patterns
-    model: OnnxModel | str | os.PathLike | None = None,  # or its file; None: the network shipped with the package
+    paths: Iterable[str | Path],  # images, folders, glob patterns
+    model: OnnxModel | str | Path | None = None,  # or its file; None: the network shipped with the package
     *,
     skip_unreadable: bool = False,  # report an image that can't be read as its `error` instead of raising
 ) -> list[dict]:  # per image: file, probability, decision (a class), threshold; or file and error
@@ -276,7 +275,7 @@ def grad_cam(
     cam = (weights * maps).sum(0).relu().numpy()
     return np.asarray(Image.fromarray(cam).resize(image.shape[-2:][::-1], Image.Resampling.BILINEAR))
 
-# %% ../nbs/17_prediction.ipynb #07e04040
+# %% ../nbs/17_prediction.ipynb #64e6ed87
 def _tinted(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.Image:
     "The grey image with `heat` over it, its largest magnitude in the full colour"
     orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])  # Okabe and Ito (2008)
@@ -289,7 +288,7 @@ def _tinted(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.Image:
 def save_heatmap(
     image: np.ndarray,  # uint8 (1, S, S)
     heat: np.ndarray,  # float (S, S); its largest magnitude gets the full colour
-    path: str | os.PathLike,  # PNG or JPEG file to write
+    path: str | Path,  # PNG or JPEG file to write
     *,
     opacity: float = 0.65,  # of the strongest colour, in [0, 1]
     side: int = 448,  # smallest side of the written image, in pixels
@@ -303,11 +302,11 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #e2b89d9a
+# %% ../nbs/17_prediction.ipynb #46f8561d
 def explain_file(
-    path: str | os.PathLike,  # a chest X-ray
-    output: str | os.PathLike,  # PNG or JPEG to write
-    model: str | os.PathLike | None = None,  # .onnx file, or .safetensors network; None: the network shipped
+    path: str | Path,  # a chest X-ray
+    output: str | Path,  # PNG or JPEG to write
+    model: str | Path | None = None,  # .onnx file, or .safetensors network; None: the network shipped
     *,
     size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
 ) -> None:

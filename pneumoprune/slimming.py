@@ -30,8 +30,8 @@ from .pruning import prunable
 from .synthetic import shift_suite
 from .training import TrainSettings, augment, fit, predict
 
-# %% ../nbs/15_slimming.ipynb #581489c8
-def _rows(model: nn.Module, group: Group, tensor: Callable[[nn.Module], torch.Tensor]) -> Iterator[torch.Tensor]:
+# %% ../nbs/15_slimming.ipynb #f2654637
+def _rows(model: nn.Module, group: Group, tensor: Callable[..., torch.Tensor]) -> Iterator[torch.Tensor]:
     "For each layer of the group, `tensor` of it (shaped as its weight) with one row per channel"
     for name in group.producers:
         yield tensor(model.get_submodule(name)).flatten(1)
@@ -39,7 +39,7 @@ def _rows(model: nn.Module, group: Group, tensor: Callable[[nn.Module], torch.Te
         yield tensor(model.get_submodule(name)).transpose(0, 1).reshape(group.width, -1)
 
 
-def _weight(layer: nn.Module) -> torch.Tensor:
+def _weight(layer) -> torch.Tensor:
     return layer.weight.detach()
 
 # %% ../nbs/15_slimming.ipynb #6f6bd669
@@ -99,21 +99,22 @@ def score_channels(
     model.zero_grad()
     return [(score / score.mean().clamp(min=1e-30)).numpy() for score in scores]
 
-# %% ../nbs/15_slimming.ipynb #ed833c42
+# %% ../nbs/15_slimming.ipynb #92a69eb7
 def _uses(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
     "How often each layer uses a weight on one image: once per output pixel in a convolution, once in a linear layer"
     uses: dict[str, int] = {}
-    handles = [
-        layer.register_forward_hook(lambda module, args, out, name=name: uses.update({name: out[0, 0].numel()}))
-        for name, layer in prunable(model).items()
-    ]
+
+    def note(name):
+        return lambda module, args, out: uses.update({name: out[0, 0].numel()})
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in prunable(model).items()]
     with torch.no_grad():
         model.eval()(torch.zeros(input_size))
     for handle in handles:
         handle.remove()
     return uses
 
-# %% ../nbs/15_slimming.ipynb #b8f32d86
+# %% ../nbs/15_slimming.ipynb #a087c2bc
 def channel_costs(
     model: nn.Module,
     groups: list[Group],  # of `channel_groups`
@@ -124,7 +125,7 @@ def channel_costs(
     costs = []
     for group in groups:
         layers = (*group.producers, *group.consumers)
-        weights = {name: model.get_submodule(name).weight.numel() / group.width for name in layers}
+        weights = {name: _weight(model.get_submodule(name)).numel() / group.width for name in layers}
         products = sum(weight * uses[name] for name, weight in weights.items())
         costs.append(0.5 * sum(weights.values()) / parameters + 0.5 * products / macs)
     return costs
@@ -166,7 +167,21 @@ def weakest(
         saved += costs[group] * block
     return [np.array(sorted(channels), dtype=int) for channels in removed]
 
-# %% ../nbs/15_slimming.ipynb #23c7697b
+# %% ../nbs/15_slimming.ipynb #bb308b20
+@torch.no_grad()
+def _silence(layer, channels: np.ndarray) -> None:
+    "Weights and biases of zero for some of the channels that a layer makes or scales"
+    layer.weight[channels] = 0
+    if layer.bias is not None:
+        layer.bias[channels] = 0
+
+
+@torch.no_grad()
+def _ignore(layer, channels: np.ndarray, width: int) -> None:
+    "Weights of zero for some of the `width` channels that a layer reads"
+    layer.weight.view(layer.weight.shape[0], width, -1)[:, channels] = 0
+
+# %% ../nbs/15_slimming.ipynb #482f47a6
 def remove_channels(
     model: nn.Module,  # left untouched
     groups: list[Group],
@@ -175,14 +190,11 @@ def remove_channels(
 ) -> nn.Module:  # a smaller network, its weights those of the channels that stayed
     "Silence the channels (makers, scales and readers) and let `compact` cut them out"
     model = copy.deepcopy(model)
-    with torch.no_grad():
-        for group, channels in zip(groups, removed):
-            for layer in map(model.get_submodule, (*group.producers, *group.norms)):
-                for parameter in (layer.weight, layer.bias):
-                    if parameter is not None:
-                        parameter[channels] = 0
-            for weight in (model.get_submodule(name).weight for name in group.consumers):
-                weight.view(weight.shape[0], group.width, -1)[:, channels] = 0
+    for group, channels in zip(groups, removed):
+        for name in (*group.producers, *group.norms):
+            _silence(model.get_submodule(name), channels)
+        for name in group.consumers:
+            _ignore(model.get_submodule(name), channels, group.width)
     return compact(model, example)
 
 # %% ../nbs/15_slimming.ipynb #8c5895f6
@@ -217,13 +229,13 @@ def _shift_auc(model: nn.Module, suite: dict[str, XRays]) -> float:
                            "network": predict(model, part)}) for kind, part in suite.items()]
     return float(np.mean(shift_aucs(pd.concat(parts), ["network"])["network"].to_list()))
 
-# %% ../nbs/15_slimming.ipynb #4c030991
+# %% ../nbs/15_slimming.ipynb #bf8fdfbd
 def _speedup(start: nn.Module, model: nn.Module, size: int) -> float:
     "How many times faster `model` predicts one image than `start`: the median of ratios taken in turns"
     image = torch.zeros(1, 1, size, size)
     with torch.inference_mode():
         times = in_turns({"start": lambda: start(image), "model": lambda: model(image)}, repeats=15)
-    return float((times["start"] / times["model"]).median())
+    return float(np.median(times["start"] / times["model"]))
 
 
 def _budgets_met(settings: SlimSettings, start: nn.Module, model: nn.Module, size: int) -> list[bool]:
@@ -237,7 +249,7 @@ def _budgets_met(settings: SlimSettings, start: nn.Module, model: nn.Module, siz
         met.append(_speedup(start, model, size) >= settings.min_speedup)
     return met
 
-# %% ../nbs/15_slimming.ipynb #acd3477c
+# %% ../nbs/15_slimming.ipynb #ca4285ab
 def _round(
     model: nn.Module, xrays: XRays, settings: SlimSettings, number: int, teacher: nn.Module, folder: Path | None
 ) -> tuple[nn.Module, float]:
@@ -252,7 +264,7 @@ def _round(
     train = replace(train, seed=train.seed + 1000 * number)
     history = fit(smaller, xrays, train, name=f"slim {number}", folder=folder, teacher=teacher)
     # a training that was interrupted knows the seconds of its first part
-    return smaller, max(time.perf_counter() - start, float(history["seconds"].sum()))
+    return smaller, max(time.perf_counter() - start, float(np.sum(history["seconds"])))
 
 # %% ../nbs/15_slimming.ipynb #8e3d92d5
 def _row(number: int, network: nn.Module, suite: dict[str, XRays]) -> dict:
