@@ -13,7 +13,7 @@ RUN    ?= results/reference
 PART   ?=
 CHAPTERS := $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test report notebooks chapters readme clean
+.PHONY: lab test report notebooks chapters readme constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -23,6 +23,7 @@ lab: .venv/installed
 test: export OMP_NUM_THREADS = 1
 test: .venv/installed
 	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/nbdev-test --n-workers 2 --timing $(PART)
 	$(BIN)/pytest
 
@@ -44,12 +45,16 @@ readme: .venv/installed
 	$(BIN)/python report/readme.py
 
 # the marker is younger than the package metadata once everything is installed
-.venv/installed: settings.ini setup.py pyproject.toml
+.venv/installed: settings.ini setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv: about 6 GB with PyTorch, some minutes"
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	for command in export test clean prepare readme; do ln -sf nbdev-$$command $(BIN)/nbdev_$$command; done # as nbdev 2 calls them
 	touch $@
+
+# the versions everything was tested with, but for CUDA's, which PyTorch asks for itself
+constraints: .venv/installed
+	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(nvidia|cuda|triton|pneumoprune)' > constraints.txt
 
 clean:
 	rm -rf .venv _report build *.egg-info

@@ -7,13 +7,14 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Join', 'Concatenate', 'Mixer', 'Query', 'Cuttable', 'Norm', 'Layer', 'ChannelGraph', 'channel_graph',
            'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #1a43e571
+# %% ../nbs/12_channels.ipynb #d14ff920
 import operator
 from collections import Counter
 from collections.abc import Callable, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,10 +30,10 @@ from .core import PneumopruneError
 class CompactionError(PneumopruneError):
     "The network cannot be compacted, or the file holds no network: the message names the part and the remedy"
 
-# %% ../nbs/12_channels.ipynb #909a20fa
+# %% ../nbs/12_channels.ipynb #6ae17455
 def _shape(node: fx.Node) -> tuple[int, ...]:
     "Shape of a node's tensor; `()` for what is no tensor"
-    meta = node.meta.get("tensor_meta")
+    meta: Any = node.meta.get("tensor_meta")
     return tuple(meta.shape) if hasattr(meta, "shape") else ()
 
 
@@ -57,12 +58,14 @@ def _holds_tensor(node: fx.Node) -> bool:
 
     return look(node.meta.get("tensor_meta"))
 
-# %% ../nbs/12_channels.ipynb #39a125cd
+# %% ../nbs/12_channels.ipynb #91142812
 class Rule:
     "How an operation treats channels. This rule is the safe assumption: it reads all, keeps all and knows no constant"
 
     def __init__(self, node: fx.Node, module: nn.Module | None = None):
-        self.node, self.module = node, module
+        self.node: Any = node  # the hints of PyTorch know neither what a node calls nor what a module has
+        self.module: Any = module
+        self.name = str(node.target)
         self.operands = [operand for operand in node.all_input_nodes if _width(operand)]
         self.width = _width(node)
         self.live = np.ones(self.width, bool)  # filled in by the liveness pass
@@ -87,7 +90,7 @@ class Rule:
         "The channels that come out at least, when the channels `present` come in and `out` are wanted"
         return np.ones(self.width, bool)
 
-# %% ../nbs/12_channels.ipynb #e3edcf91
+# %% ../nbs/12_channels.ipynb #7571b5bd
 class Coupled(Rule):
     "Every channel that comes out is one that came in: they stay or go together"
 
@@ -108,7 +111,7 @@ class Coupled(Rule):
         return np.split(read[:-1], self._bounds[:-1])
 
     def yields(self, present, out):
-        return np.append(np.concatenate(present), False)[self._sources].any(0)
+        return np.any(np.append(np.concatenate(present), False)[self._sources], axis=0)
 
     @cached_property
     def _sources(self) -> np.ndarray:
@@ -124,22 +127,25 @@ class Coupled(Rule):
         first = self.module is not None or self.node.args[:1] == (*self.operands,)
         return len(self.operands) == 1 == len(self.node.all_input_nodes) and first
 
-# %% ../nbs/12_channels.ipynb #adecf3df
+# %% ../nbs/12_channels.ipynb #0e2c7da4
 RULES: dict[type[nn.Module] | Callable | str, type[Rule]] = {}  # operation -> its rule
+
+
+_Kind = TypeVar("_Kind", bound=type[Rule])
 
 
 def rule_for(
     *operations: type[nn.Module] | Callable | str,  # classes of modules, functions, names of PyTorch's functions
-) -> Callable[[type[Rule]], type[Rule]]:  # decorator of a rule
+) -> Callable[[_Kind], _Kind]:  # decorator of a rule
     "Register a rule for operations; it replaces what was registered for them before"
 
-    def register(kind: type[Rule]) -> type[Rule]:
+    def register(kind: _Kind) -> _Kind:
         RULES.update(dict.fromkeys(operations, kind))
         return kind
 
     return register
 
-# %% ../nbs/12_channels.ipynb #be1d7962
+# %% ../nbs/12_channels.ipynb #fc01cedb
 def _rule_of_module(kind: type[nn.Module]) -> type[Rule] | None:
     "The rule of a class of modules, or that of the parent whose `forward` it inherits"
     for parent in kind.__mro__:
@@ -152,7 +158,7 @@ def _rule_of_module(kind: type[nn.Module]) -> type[Rule] | None:
 
 def _name(node: fx.Node) -> tuple[str, bool]:
     "Name of the function or method that a node calls, and whether it changes its operand in place"
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    name = getattr(node.target, "__name__", str(node.target))
     if name in ("iadd", "isub", "imul", "itruediv"):
         return name[1:], True
     inplace = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
@@ -228,7 +234,7 @@ class Pool(Coupled):
         exact = not (padded and settings.get("count_include_pad", False)) and not settings.get("divisor_override")
         return given if exact else _only_zero(given)
 
-# %% ../nbs/12_channels.ipynb #59880e79
+# %% ../nbs/12_channels.ipynb #2ae7de81
 @rule_for(
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
@@ -237,7 +243,7 @@ class Pool(Coupled):
 class Pad(Coupled):
     "Pixels added around the image"
 
-    def _pad(self) -> tuple[tuple, bool]:
+    def _pad(self) -> tuple[Any, bool]:
         "Pixels added at the ends of the last axes, and whether they are zeros"
         if self.module is not None:
             return self.module.padding, isinstance(self.module, (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d))
@@ -252,7 +258,7 @@ class Pad(Coupled):
     def value(self, given):
         return _only_zero(given) if self._pad()[1] else given
 
-# %% ../nbs/12_channels.ipynb #b693962e
+# %% ../nbs/12_channels.ipynb #c015fc8a
 @rule_for(nn.Flatten, "flatten", "view", "reshape", "squeeze", "unsqueeze")
 class Reshape(Coupled):
     "Channels stay whole, or each becomes a block of features"
@@ -261,8 +267,8 @@ class Reshape(Coupled):
         if self.module is None and self.node.args[:1] != (self.operands[0],):
             return False
         before, after = _shape(self.operands[0]), _shape(self.node)
-        same = len(after) > 1 and before[0] == after[0]
-        return same and (before[1] == after[1] or after[1:] == (np.prod(before[1:]),))
+        whole = before[:2] == after[:2] or after == (before[0], np.prod(before[1:]))
+        return len(after) > 1 and whole
 
     def sources(self):
         channels = _width(self.operands[0])
@@ -342,7 +348,7 @@ class Query(Rule):
     def reads(self, out):
         return [np.zeros(_width(operand), bool) for operand in self.operands]
 
-# %% ../nbs/12_channels.ipynb #c282f85a
+# %% ../nbs/12_channels.ipynb #26c2c3ad
 class Cuttable(Rule):
     "A module with parameters for each channel that comes out"
 
@@ -360,8 +366,8 @@ class Cuttable(Rule):
     @cached_property
     def fill(self) -> np.ndarray:
         "The constants that are filled in; 0 elsewhere"
-        place = self._buffer("place")
-        return np.zeros(self.width) if place is None else np.append(np.zeros(self.own), self._buffer("fill"))[place]
+        place, fill = self._buffer("place"), self._buffer("fill")
+        return np.zeros(self.width) if place is None or fill is None else np.append(np.zeros(self.own), fill)[place]
 
     @property
     def placed(self) -> bool:
@@ -468,7 +474,7 @@ class _Weights(Cuttable):
             padding = (int(padding == "same" and max(self.module.kernel_size) > 1),)
         return getattr(self.module, "padding_mode", "zeros") == "zeros" and any(padding)
 
-# %% ../nbs/12_channels.ipynb #c47e8ef1
+# %% ../nbs/12_channels.ipynb #a303f37b
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -498,7 +504,7 @@ class Layer(_Weights):
             stuck = _spokesman(stuck, present[0], given[0])
         needed = (used & np.isnan(given[0])) | stuck
         if self.groups > 1:
-            groups = out.reshape(self.groups, -1).any(1)
+            groups = np.any(out.reshape(self.groups, -1), axis=1)
             needed = _balanced((needed | present[0]).reshape(self.groups, -1), groups).reshape(-1)
         return [needed]
 
@@ -506,7 +512,7 @@ class Layer(_Weights):
         if self.groups == 1:
             return _first(out, self.rows >= 0)
         out, come = (channels.reshape(self.groups, -1) for channels in (out, present[0]))
-        return _balanced(out, _first(out.any(1) | come.any(1))).reshape(-1)
+        return _balanced(out, _first(np.any(out, axis=1) | np.any(come, axis=1))).reshape(-1)
 
     _last: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -514,7 +520,7 @@ class Layer(_Weights):
     def _used(self) -> np.ndarray:
         return (self.weight != 0).any(-1)
 
-# %% ../nbs/12_channels.ipynb #8a0ef642
+# %% ../nbs/12_channels.ipynb #38b47acd
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows where it is, so that an error can name the module"
 
@@ -522,12 +528,13 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.leaves, self.inside = leaves, []
 
-    def is_leaf_module(self, module, name):
-        return name in self.leaves or _rule_of_module(type(module)) is not None or super().is_leaf_module(module, name)
+    def is_leaf_module(self, m, module_qualified_name):
+        known = module_qualified_name in self.leaves or _rule_of_module(type(m)) is not None
+        return known or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, module, forward, args, kwargs):
-        self.inside.append(self.path_of_module(module))
-        result = super().call_module(module, forward, args, kwargs)
+    def call_module(self, m, forward, args, kwargs):
+        self.inside.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # on failure the path stays
         return result
 
@@ -656,7 +663,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/12_channels.ipynb #3887acd3
+# %% ../nbs/12_channels.ipynb #945e58c1
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -667,12 +674,13 @@ def channel_graph(
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     with _evaluating(model), torch.no_grad():
         traced = fx.GraphModule(model, _trace(model, strict))
-        modules = dict(traced.named_modules(remove_duplicate=False))
+        modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
         _sequence_in_place(traced.graph, modules)
         ShapeProp(traced).propagate(*inputs)
-    shared = _shared(traced.graph, modules)
-    called = {node: modules[node.target] if node.op == "call_module" else None for node in traced.graph.nodes}
-    rules = {node: _attach(node, module, node.target in shared, strict) for node, module in called.items()}
+    shared, rules = _shared(traced.graph, modules), {}
+    for node in traced.graph.nodes:
+        module = modules[node.target] if node.op == "call_module" else None
+        rules[node] = _attach(node, module, node.target in shared, strict)
     found = ChannelGraph(traced.graph, modules, rules)
     for node, live in found.live().items():
         rules[node].live = live
@@ -716,7 +724,7 @@ def _join(groups: dict[tuple, Group], fixed: set[int], channels: np.ndarray, rol
     else:
         fixed.update(channels.tolist())
 
-# %% ../nbs/12_channels.ipynb #f4ed3598
+# %% ../nbs/12_channels.ipynb #21b78841
 def channel_groups(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -732,10 +740,10 @@ def channel_groups(
     for node, rule in rules.items():
         out, into = numbers[node], [numbers[operand] for operand in rule.operands]
         if isinstance(rule, Layer) and rule.groups == 1 and not rule.wired:
-            groups.setdefault(tuple(out), Group(rule.width)).producers.append(node.target)
-            _join(groups, fixed, into[0], "consumers", node.target)
+            groups.setdefault(tuple(out), Group(rule.width)).producers.append(rule.name)
+            _join(groups, fixed, into[0], "consumers", rule.name)
         elif isinstance(rule, Norm) and not rule.wired:
-            _join(groups, fixed, out, "norms", node.target)
+            _join(groups, fixed, out, "norms", rule.name)
         elif not isinstance(rule, Coupled | Query):
             fixed.update(*into, out)
     members = Counter(number for key in groups for number in key)

@@ -6,7 +6,7 @@
 __all__ = ['ProofWarning', 'WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d',
            'WiredBatchNorm3d', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #aa50d253
+# %% ../nbs/13_compaction.ipynb #b836873b
 import copy
 import warnings
 from collections import OrderedDict
@@ -24,15 +24,29 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .alexnet import count_parameters, size_mb
 from pneumoprune.channels import (
-    RULES, ChannelGraph, CompactionError, Concatenate, Coupled, Cuttable, Join, Layer, Norm, channel_graph, rule_for,
-    _evaluating, _first, _name, _pixels, _width,
-)  # fmt: skip
+    RULES,
+    ChannelGraph,
+    CompactionError,
+    Concatenate,
+    Coupled,
+    Cuttable,
+    Join,
+    Layer,
+    Norm,
+    _evaluating,
+    _first,
+    _name,
+    _pixels,
+    _width,
+    channel_graph,
+    rule_for,
+)
 
 # %% ../nbs/13_compaction.ipynb #41b5dc0a
 class ProofWarning(UserWarning):
     "The compacted network agrees with the given one, but on these inputs any network of one answer would"
 
-# %% ../nbs/13_compaction.ipynb #cell-010
+# %% ../nbs/13_compaction.ipynb #775232c8
 def _copy(
     model: nn.Module,
 ) -> nn.Module:
@@ -42,8 +56,8 @@ def _copy(
 
 
 def _materialise(
-    model: nn.Module,  # changed in place
-) -> nn.Module:
+    model: Any,  # a network, changed in place
+) -> Any:
     "Turn every mask and parametrization into plain weights: `weight_orig` x `weight_mask` becomes `weight`"
     for module in model.modules():
         for hook in list(module._forward_pre_hooks.values()):
@@ -54,12 +68,16 @@ def _materialise(
                 parametrize.remove_parametrizations(module, name)
     return model
 
-# %% ../nbs/13_compaction.ipynb #b8f57380
+# %% ../nbs/13_compaction.ipynb #cc9b762e
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer
 
 
 class _Wired(nn.Module):
     "A layer that reads a selection of its input's channels and may place its outputs among constant ones"
+
+    index: torch.Tensor | None
+    place: torch.Tensor | None
+    fill: torch.Tensor | None
 
     def __init__(self, width: int, *args, index=None, place=None, fill=None, **kwargs):
         super().__init__(width if index is None else len(index), *args, **kwargs)
@@ -77,9 +95,9 @@ class _Wired(nn.Module):
         if index is not None:
             setattr(self, "in_features" if isinstance(self, nn.Linear) else "in_channels", width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = super().forward(x if self.index is None else x.index_select(1, self.index))
-        if self.place is None:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        y = super().forward(input if self.index is None else input.index_select(1, self.index))
+        if self.place is None or self.fill is None:
             return y
         fill = self.fill.reshape(1, -1, *[1] * (y.dim() - 2)).expand(len(y), -1, *y.shape[2:])
         return torch.cat([y, fill], 1).index_select(1, self.place)
@@ -123,7 +141,7 @@ _WIRED = {plain: wired for wired, plain in _PLAIN.items()}
 for _wired, _plain in _PLAIN.items():
     rule_for(_wired)(RULES[_plain])
 
-# %% ../nbs/13_compaction.ipynb #0c8712e6
+# %% ../nbs/13_compaction.ipynb #4e47738d
 def _rewire(
     module: nn.Module,  # changed in place
     width: int = 0,
@@ -134,7 +152,7 @@ def _rewire(
     for name in _WIRING:
         module._buffers.pop(name, None)
     module.__class__ = _WIRED[plain] if wiring else plain
-    if wiring:
+    if isinstance(module, _Wired):
         module.wire(width, **wiring)
 
 # %% ../nbs/13_compaction.ipynb #9e208852
@@ -295,7 +313,7 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
         cut.wiring["index"] = np.flatnonzero(kept[come])
     return cut
 
-# %% ../nbs/13_compaction.ipynb #e6ce371c
+# %% ../nbs/13_compaction.ipynb #aae0217f
 def _placement(out: np.ndarray, own: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
     "Where each channel that comes out is found in [computed channels, constants], and the constants"
     fill, which = np.unique(np.nan_to_num(values[out & ~own]), return_inverse=True)
@@ -307,18 +325,18 @@ def _placement(out: np.ndarray, own: np.ndarray, values: np.ndarray) -> dict[str
 def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
     "What constants add to a layer without bias is taken off the running mean of the normalisation behind it"
     for node, rule in found.rules.items():
-        cut = cuts.get(node.target)
+        cut = cuts.get(rule.name)
         if cut is None or "bias" not in cut.added or rule.module.bias is not None or len(node.users) > 1:
             continue
         (norm,) = node.users
         if isinstance(found.rules[norm], Norm) and found.rules[norm].module.running_mean is not None:
-            behind = cuts[norm.target]
+            behind = cuts[found.rules[norm].name]
             if cut.wiring["place"] is None and len(behind.outputs) == len(cut.outputs):
                 behind.added["running_mean"] = -cut.added.pop("bias")
                 behind.tensors["running_mean"] = behind.tensors["running_mean"] + behind.added["running_mean"]
                 del cut.tensors["bias"]
 
-# %% ../nbs/13_compaction.ipynb #959cf3ca
+# %% ../nbs/13_compaction.ipynb #ff3b1c28
 def _cuts(
     found: ChannelGraph,
     plan: _Plan,
@@ -329,18 +347,18 @@ def _cuts(
         own, out, module = plan.own(node), plan.present[node], rule.module
         if isinstance(rule, Layer):
             (come,), (given,) = found.around(node, plan.present), found.around(node, found.constants)
-            cuts[node.target] = _cut_layer(rule, own, come, given)
+            cuts[rule.name] = _cut_layer(rule, own, come, given)
         elif isinstance(rule, Cuttable):
-            cuts[node.target] = _pick(module, rule.rows[own])
+            cuts[rule.name] = _pick(module, rule.rows[own])
         elif isinstance(module, nn.PReLU) and isinstance(rule, Coupled) and len(module.weight) > 1:
-            cuts[node.target] = _pick(module, np.flatnonzero(out))
+            cuts[rule.name] = _pick(module, np.flatnonzero(out))
         if isinstance(rule, Cuttable) and (own != out).any():
-            cuts[node.target].wiring |= _placement(out, own, found.constants[node])
+            cuts[rule.name].wiring |= _placement(out, own, found.constants[node])
     _shift_means(found, cuts)
     return cuts
 
-# %% ../nbs/13_compaction.ipynb #4ef73453
-def _replace(module: nn.Module, name: str, value: np.ndarray) -> None:
+# %% ../nbs/13_compaction.ipynb #d732869a
+def _replace(module: Any, name: str, value: np.ndarray) -> None:
     "Other numbers in place of a parameter or buffer, in its dtype, on its device, as trainable as it was"
     old = getattr(module, name)
     if old is None:  # a bias that the given network does not have: not trained
@@ -350,9 +368,9 @@ def _replace(module: nn.Module, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #1f8e2cec
+# %% ../nbs/13_compaction.ipynb #4e27a48c
 def _apply(
-    module: nn.Module,  # changed in place
+    module: Any,  # changed in place
     cut: _Cut,
 ) -> None:
     "Perform the surgery on one module"
@@ -498,7 +516,7 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/13_compaction.ipynb #20c31f78
+# %% ../nbs/13_compaction.ipynb #06b5a664
 @dataclass
 class CompactionReport:
     "What `compact` removed, and the proof that the function is the same"
@@ -528,10 +546,10 @@ class CompactionReport:
             f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}",
             f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB",
         ]
-        for row in self.layers.itertuples():
-            before, after = (row.inputs_before, row.outputs_before), (row.inputs_after, row.outputs_after)
-            if before != after:
-                lines.append(f"  {row.Index}: {before[0]} -> {before[1]} channels became {after[0]} -> {after[1]}")
+        widths = self.layers[["inputs_before", "outputs_before", "inputs_after", "outputs_after"]]
+        for name, *before, inputs, outputs in widths.itertuples(name=None):
+            if before != [inputs, outputs]:
+                lines.append(f"  {name}: {before[0]} -> {before[1]} channels became {inputs} -> {outputs}")
         if self.constants:
             lines.append(f"constant channels went into {', '.join(self.constants)}")
         lines.append(
@@ -543,8 +561,8 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #ca77f548
-def _layer_row(module: nn.Module) -> tuple[str, int, int, int]:
+# %% ../nbs/13_compaction.ipynb #8f3294f3
+def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
@@ -577,7 +595,7 @@ def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[to
         raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
     return inputs
 
-# %% ../nbs/13_compaction.ipynb #1b77a611
+# %% ../nbs/13_compaction.ipynb #9c364ce3
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -601,7 +619,7 @@ def compact(
     probes = [torch.cat([x.detach().cpu().double(), r]) for x, r in zip(inputs, _random_inputs(shapes))]
     native = [x.to(like.device, like.dtype) for x in probes]
 
-    result = _copy(model).eval()
+    result: Any = _copy(model).eval()
     expected_native, _ = _answers(result, native)  # with its masks still in place
     _materialise(result)
     reference = copy.deepcopy(result).cpu().double()
@@ -633,12 +651,12 @@ def compact(
     )
     return result
 
-# %% ../nbs/13_compaction.ipynb #a5d3d37e
+# %% ../nbs/13_compaction.ipynb #93edddfa
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
     source: nn.Module,  # module of the compacted network
-    target: nn.Module,  # the same module of the given network
+    target: Any,  # the same module of the given network
 ) -> tuple:  # elements of the compacted tensor, and the elements of the given one that they come from
     "Where the numbers of a compacted module come from"
     if kept is None or getattr(source, key).dim() == 0:

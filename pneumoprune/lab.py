@@ -237,24 +237,24 @@ class Lab:
         write_json(self.folder / "run.json", self.info)
         return result
 
-# %% ../nbs/18_lab.ipynb #12b8f37a
+# %% ../nbs/18_lab.ipynb #444e139e
 def _add_history(lab: Lab, name: str, history: pd.DataFrame) -> None:
-    "Put a network's epochs into history.csv, and their seconds into run.json"
-    path = lab.folder / "history.csv"
-    frames = [history]
+    "Put a network's epochs into history.csv, in place of what was there of it"
+    path, order = lab.folder / "history.csv", [name]
     if path.exists():
         old = pd.read_csv(path)
-        frames.insert(0, old[old["model"] != name])
-    write_csv(path, pd.concat([frame for frame in frames if len(frame)], ignore_index=True))
-    lab.info["seconds"][name] = float(history["seconds"].sum())
+        order = list(dict.fromkeys([*old["model"], name]))
+        history = pd.concat([old[old["model"] != name], history])
+    write_csv(path, history.sort_values("model", key=lambda models: models.map(order.index), kind="stable"))
 
-# %% ../nbs/18_lab.ipynb #93545650
+# %% ../nbs/18_lab.ipynb #7b2309bf
 def original_stage(lab: Lab) -> nn.Module:
     "AlexNet, trained from scratch"
     settings = lab.settings
     model = narrow_alexnet(settings.conv, settings.linear, seed=settings.seed)  # at full width this is AlexNet
     history = fit(model, lab.xrays, settings.original, name="original", folder=lab.checkpoints("original"))
     _add_history(lab, "original", history)
+    lab.info["seconds"]["original"] = float(history["seconds"].sum())
     save_network(model, lab.weights("original"))
     return model
 
@@ -296,7 +296,7 @@ def _example(lab: Lab) -> torch.Tensor:
     spread = np.linspace(0, len(val) - 1, 16).astype(int)
     return torch.as_tensor(np.asarray(val.images[np.argsort(val.labels, kind="stable")[spread]])).float()
 
-# %% ../nbs/18_lab.ipynb #27390227
+# %% ../nbs/18_lab.ipynb #3c5cc2b7
 def masked_stage(lab: Lab, original: nn.Module) -> nn.Module:
     "The published recipe, iterated with fine-tuning, masks left in place"
     settings, example, histories, masked = lab.settings, _example(lab), [], copy.deepcopy(original)
@@ -312,7 +312,8 @@ def masked_stage(lab: Lab, original: nn.Module) -> nn.Module:
         restore(twin, model)
 
     path = prune_iteratively(masked, finetune, rounds=settings.rounds, kind=settings.kind)
-    _add_history(lab, "masked", pd.concat(histories, ignore_index=True))
+    _add_history(lab, "masked", history := pd.concat(histories, ignore_index=True))
+    lab.info["seconds"]["masked"] = float(history["seconds"].sum())
     write_csv(lab.folder / "pruning.csv", path)
     _save_masked(masked, lab.weights("masked"))
     return masked

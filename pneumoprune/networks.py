@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #6b8ff4c3
+# %% ../nbs/14_networks.ipynb #a1f2e42e
 import difflib
 import inspect
 import json
@@ -28,8 +28,16 @@ from torch.nn.utils import prune
 
 from .channels import RULES, CompactionError, _name, _place, _trace
 from pneumoprune.compaction import (
-    _PLAIN, _WIRING, CompactionReport, _copy, _free_dropout, _from_graph, _materialise, _sequences, compact,
-)  # fmt: skip
+    _PLAIN,
+    _WIRING,
+    CompactionReport,
+    _copy,
+    _free_dropout,
+    _from_graph,
+    _materialise,
+    _sequences,
+    compact,
+)
 from .core import atomic_path
 
 # %% ../nbs/14_networks.ipynb #323bccf8
@@ -138,7 +146,7 @@ def _nodes(graph: fx.Graph) -> list[list]:
         nodes.append([node.name, node.op, target, _encode(node.args), _encode(dict(node.kwargs))])
     return nodes
 
-# %% ../nbs/14_networks.ipynb #fd2a0f91
+# %% ../nbs/14_networks.ipynb #e5741bb0
 def save_network(
     model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
     path: str | os.PathLike,  # file to write; `.safetensors` by custom
@@ -168,7 +176,7 @@ def save_network(
         if name in read or name.rpartition(".")[0] in called
     }
     notes = {key: str(value) for key, value in metadata.items()}
-    with atomic_path(path) as draft:
+    with atomic_path(Path(path)) as draft:
         save_file(tensors, draft, {**notes, "pneumoprune": json.dumps(description)})
 
 # %% ../nbs/14_networks.ipynb #64cdde6f
@@ -218,7 +226,7 @@ def _network(description: dict, tensors: dict[str, torch.Tensor]) -> fx.GraphMod
         parameter.requires_grad_(name not in description["frozen"])
     return network.eval()
 
-# %% ../nbs/14_networks.ipynb #cd464436
+# %% ../nbs/14_networks.ipynb #3544d335
 def load_network(
     path: str | os.PathLike,  # file written by `save_network`
 ) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
@@ -236,7 +244,7 @@ def load_network(
         description = json.loads(text)
         if description["format"] != _FORMAT:
             raise CompactionError(f"{path} has format {description['format']}, not {_FORMAT}; update pneumoprune")
-        network = _network(description, tensors)
+        network: Any = _network(description, tensors)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CompactionError(f"{path} holds no network that this version knows ({error!r}); save it anew") from None
     network.metadata = metadata
@@ -307,7 +315,7 @@ def _torchvision_model(
     dtype = next(value.dtype for value in plain.values() if value.is_floating_point())
     return model.to(dtype).eval()
 
-# %% ../nbs/14_networks.ipynb #ff31aad8
+# %% ../nbs/14_networks.ipynb #47d488c1
 def compact_file(
     path: str | os.PathLike,  # state_dict of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # name of the torchvision classifier it belongs to, such as "alexnet"; its outputs are counted
@@ -328,6 +336,6 @@ def compact_file(
     except RuntimeError as error:
         message = f"{arch} can't see images of {size} × {size} pixels; give another size ({error})"
         raise CompactionError(message) from None
-    small = compact(model, example)
+    small: Any = compact(model, example)
     save_network(small, output, arch=arch, source=Path(path).name)
     return small.report

@@ -417,7 +417,7 @@ def told_curves(
     moves = [_curve(key, span(jumps["points"][at], 1, signed=True)) for key, at in cases.items() if at.any()]
     return " ".join([_curve("noise", *noise), *moves, _curve(smoothness(run))])
 
-# %% ../nbs/06_phrases.ipynb #2faf89ab
+# %% ../nbs/06_phrases.ipynb #9527e2f0
 def prose(
     text: str,
 ) -> str:
@@ -426,7 +426,7 @@ def prose(
     if _current == "en":
         return text
     text = text.replace("п..", "п.").replace("п. п", "п.\u00a0п")
-    return re.sub(r"(\d) (п\.|%|мс|МБ|с\b)", "\\1\u00a0\\2", text)
+    return re.sub(r"([\d\]]) (п\.|%|мс|МБ|с\b)", "\\1\u00a0\\2", text)
 
 # %% ../nbs/06_phrases.ipynb #2016a404
 def paragraphs(

@@ -23,14 +23,16 @@ def results(folder: Path = ROOT / "results/reference") -> str:
         f"on {run.info['threads']} cores of an {run.info['cpu']} processor; "
         f"the stages of the run took {seconds / 60:.0f} minutes{uncounted}. "
         "A megabyte is 2²⁰ bytes; inference time is that of the whole test set on one core, networks taking turns. "
-        "Intervals, curves, confusion matrices and the rest stand in the report."
+        "Noise is what is left on a validation curve without its learning ramp, prunings and changes of image size, "
+        "with a 95 % interval. Intervals of the other numbers, curves, confusion matrices and the rest stand in the "
+        "report."
     )
     fast = [run.summary["speedups"][f"slim-int8 against original in {engine}"] for engine in ("pytorch", "onnxruntime")]
     eager, runtime = (f"{median:.1f} times ({low:.1f} to {high:.1f})" for median, low, high in fast)
     lines.append(
         f"\nThe file of `slim-int8` is {times_smaller(run, 'slim-int8'):,.0f} times smaller than that of `original`. "
-        f"With one picture and one thread it is {eager} as fast as `original` in PyTorch, and {runtime} as fast as "
-        "`original` in ONNX Runtime: medians and quartiles of ratios taken in turn."
+        f"With one image and one thread it is {eager} as fast as `original` in PyTorch, and {runtime} as fast as "
+        "`original` in ONNX Runtime: medians and quartiles of the ratios within a turn."
     )
     return "\n".join(lines) + "\n"
 

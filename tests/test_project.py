@@ -44,6 +44,7 @@ def test_notebook_is_clean_and_executed(path, copied):
     text = path.read_text(encoding="utf-8")
     assert (copied / path.relative_to(ROOT)).read_text(encoding="utf-8") == text, f"run nbdev_clean on {path.name}"
     notebook = json.loads(text)
+    assert "widgets" not in notebook["metadata"], f"{path.name}: saved progress bars; run report/strip_stderr.py"
     for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] != "code":
