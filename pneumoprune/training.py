@@ -250,12 +250,12 @@ def _accelerator(settings: TrainSettings) -> Accelerator:
         ),
     )
 
-# %% ../nbs/10_training.ipynb #fbd88dec
+# %% ../nbs/10_training.ipynb #5bacfbf6
 def _batches(accelerator: Accelerator, settings: TrainSettings, train: XRays) -> Any:
     "A loader of indices into the training images, shuffled, without a smaller last batch"
+    indices: Any = torch.arange(len(train))
     size = min(settings.batch_size, len(train))
-    positions: Any = torch.arange(len(train))  # anything with a length and items will do for a data set
-    return accelerator.prepare(DataLoader(positions, batch_size=size, shuffle=True, drop_last=True))
+    return accelerator.prepare(DataLoader(indices, batch_size=size, shuffle=True, drop_last=True))
 
 # %% ../nbs/10_training.ipynb #32ec7adc
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -327,7 +327,7 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor) -> to
     hits = (logits.argmax(1) == labels).sum().double()
     return torch.stack([loss.detach().double() * len(labels), hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/10_training.ipynb #87c0d747
+# %% ../nbs/10_training.ipynb #e1825545
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
     settings, train, accelerator = training.settings, training.train, training.accelerator
@@ -336,13 +336,14 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, flo
     torch.manual_seed(seed)
     training.loader.set_epoch(epoch)
     training.net.train()
-    chosen: dict[str, Any] = dict(strength=settings.augment, aspect=settings.aspect)
-    chosen["side"] = settings.side(epoch, train.size)
+    side = settings.side(epoch, train.size)
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
     for index in training.loader:
         index = index.cpu().numpy()
-        images = augment(train.images[index], generator=generator, **chosen).to(accelerator.device)
-        totals += _step(training, images, torch.as_tensor(train.labels[index], device=accelerator.device))
+        images = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect,
+                         generator=generator)
+        labels = torch.as_tensor(train.labels[index], device=accelerator.device)
+        totals += _step(training, images.to(accelerator.device), labels)
         bar.update(1)
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
@@ -398,12 +399,12 @@ def _save_state(training: _Training, folder: Path, identity: dict[str, Any], his
 # %% ../nbs/10_training.ipynb #05aaeefe
 HISTORY = ["model", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "seconds"]
 
-# %% ../nbs/10_training.ipynb #e3fc8b04
+# %% ../nbs/10_training.ipynb #6feb2642
 def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqdm:
     "One bar over all steps; in a log file, a line every half minute is enough"
-    seconds = 0.1 if sys.stderr.isatty() else 30
-    pace: dict[str, Any] = {"mininterval": seconds} if accelerator.is_main_process else {"disable": True}
-    return tqdm(total=steps, initial=done, desc=name, unit="step", **pace)
+    pace = 0.1 if sys.stderr.isatty() else 30
+    silent: dict[str, Any] = {} if accelerator.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
+    return tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=pace, **silent)
 
 # %% ../nbs/10_training.ipynb #7db93ffe
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
@@ -438,7 +439,7 @@ def _finish(training: _Training, model: nn.Module, folder: Path | None) -> None:
     model.to("cpu").eval()
     accelerator.free_memory()
 
-# %% ../nbs/10_training.ipynb #e0424de6
+# %% ../nbs/10_training.ipynb #050d4238
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are not looked at
