@@ -250,11 +250,12 @@ def _accelerator(settings: TrainSettings) -> Accelerator:
         ),
     )
 
-# %% ../nbs/10_training.ipynb #fbd88dec
+# %% ../nbs/10_training.ipynb #5bacfbf6
 def _batches(accelerator: Accelerator, settings: TrainSettings, train: XRays) -> Any:
     "A loader of indices into the training images, shuffled, without a smaller last batch"
+    indices: Any = torch.arange(len(train))
     size = min(settings.batch_size, len(train))
-    return accelerator.prepare(DataLoader(torch.arange(len(train)), batch_size=size, shuffle=True, drop_last=True))
+    return accelerator.prepare(DataLoader(indices, batch_size=size, shuffle=True, drop_last=True))
 
 # %% ../nbs/10_training.ipynb #32ec7adc
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -326,7 +327,7 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor) -> to
     hits = (logits.argmax(1) == labels).sum().double()
     return torch.stack([loss.detach().double() * len(labels), hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/10_training.ipynb #87c0d747
+# %% ../nbs/10_training.ipynb #e1825545
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
     settings, train, accelerator = training.settings, training.train, training.accelerator
@@ -335,12 +336,14 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, flo
     torch.manual_seed(seed)
     training.loader.set_epoch(epoch)
     training.net.train()
-    chosen = dict(side=settings.side(epoch, train.size), strength=settings.augment, aspect=settings.aspect)
+    side = settings.side(epoch, train.size)
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
     for index in training.loader:
         index = index.cpu().numpy()
-        images = augment(train.images[index], generator=generator, **chosen).to(accelerator.device)
-        totals += _step(training, images, torch.as_tensor(train.labels[index], device=accelerator.device))
+        images = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect,
+                         generator=generator)
+        labels = torch.as_tensor(train.labels[index], device=accelerator.device)
+        totals += _step(training, images.to(accelerator.device), labels)
         bar.update(1)
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
@@ -396,11 +399,12 @@ def _save_state(training: _Training, folder: Path, identity: dict[str, Any], his
 # %% ../nbs/10_training.ipynb #05aaeefe
 HISTORY = ["model", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "seconds"]
 
-# %% ../nbs/10_training.ipynb #e3fc8b04
+# %% ../nbs/10_training.ipynb #6feb2642
 def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqdm:
     "One bar over all steps; in a log file, a line every half minute is enough"
-    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 30} if accelerator.is_main_process else {"disable": True}
-    return tqdm(total=steps, initial=done, desc=name, unit="step", **pace)
+    pace = 0.1 if sys.stderr.isatty() else 30
+    silent: dict[str, Any] = {} if accelerator.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
+    return tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=pace, **silent)
 
 # %% ../nbs/10_training.ipynb #7db93ffe
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
@@ -435,7 +439,7 @@ def _finish(training: _Training, model: nn.Module, folder: Path | None) -> None:
     model.to("cpu").eval()
     accelerator.free_memory()
 
-# %% ../nbs/10_training.ipynb #e0424de6
+# %% ../nbs/10_training.ipynb #050d4238
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are not looked at
@@ -456,7 +460,7 @@ def fit(
     for split, part in (("train", train), ("val", val)):
         if len(np.unique(part.labels)) < 2:
             raise PneumopruneError(f"the split {split!r} needs images of both classes; split the X-rays first")
-    folder, teacher = folder and Path(folder), teacher if settings.distillation else None
+    folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)
     identity = _identity(settings, xrays, model, name, teacher is not None)
     if not resume and folder and (folder / "state.json").exists():
