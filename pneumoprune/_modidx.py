@@ -18,6 +18,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pneumoprune.alexnet._resize': ('alexnet.html#_resize', 'pneumoprune/alexnet.py'),
                                      'pneumoprune.alexnet._seeded': ('alexnet.html#_seeded', 'pneumoprune/alexnet.py'),
                                      'pneumoprune.alexnet.alexnet': ('alexnet.html#alexnet', 'pneumoprune/alexnet.py'),
+                                     'pneumoprune.alexnet.copy_network': ('alexnet.html#copy_network', 'pneumoprune/alexnet.py'),
                                      'pneumoprune.alexnet.count_macs': ('alexnet.html#count_macs', 'pneumoprune/alexnet.py'),
                                      'pneumoprune.alexnet.count_parameters': ('alexnet.html#count_parameters', 'pneumoprune/alexnet.py'),
                                      'pneumoprune.alexnet.file_mb': ('alexnet.html#file_mb', 'pneumoprune/alexnet.py'),

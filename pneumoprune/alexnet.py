@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Standardise', 'XrayAlexNet', 'narrow_alexnet', 'alexnet', 'count_parameters', 'size_mb', 'file_mb', 'count_macs',
-           'fold_gray']
+           'copy_network', 'fold_gray']
 
-# %% ../nbs/09_alexnet.ipynb #81515b9c
+# %% ../nbs/09_alexnet.ipynb #df162c33
 import copy
 import os
 import tempfile
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import AlexNet
 
@@ -175,16 +176,27 @@ def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 
-# %% ../nbs/09_alexnet.ipynb #217bdcc9
+# %% ../nbs/09_alexnet.ipynb #1e3a3b58
+def copy_network(
+    model: nn.Module,  # any network, masked or not; left untouched
+) -> Any:  # a deep copy, masks included
+    "A copy of a network, also in the middle of a training with masks, where `copy.deepcopy` raises"
+    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in computed})
+
+# %% ../nbs/09_alexnet.ipynb #4dfac8d4
 def fold_gray(
     model: nn.Module,  # a network that starts with `Standardise`; left untouched
 ) -> nn.Module:  # a copy whose first convolution reads one plane; masks of `torch.nn.utils.prune` there made permanent
     "Sum the first convolution's input planes into one: exact, since the planes are equal"
-    folded = copy.deepcopy(model)
+    folded = copy_network(model)
     name, conv = next((n, m) for n, m in folded.named_modules() if isinstance(m, nn.Conv2d))
     first = next((m for m in folded.modules() if isinstance(m, Standardise)), None)
     if first is None or conv.groups != 1:
         raise ValueError("only the planes of a `Standardise` in front of an ungrouped convolution can be folded")
+    for hook in list(conv._forward_pre_hooks.values()):
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(conv, hook._tensor_name)  # computed anew: it may be older than the last step
     folded.set_submodule(name, _one_plane(conv))
     first.planes = 1
     return folded

@@ -7,7 +7,7 @@ __all__ = ['CALIBRATIONS', 'QuantizationError', 'CalibrationError', 'read_metada
            'check_parity', 'export_onnx', 'QuantizationReport', 'quantize_int8', 'compare_formats',
            'finetune_quantized', 'amount_by_bits']
 
-# %% ../nbs/16_quantization.ipynb #2838befe
+# %% ../nbs/16_quantization.ipynb #c3b76be4
 import contextlib
 import copy
 import io
@@ -32,9 +32,9 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from . import __version__
-from .alexnet import Standardise, file_mb
+from .alexnet import Standardise, copy_network, file_mb
 from .benchmark import in_turns
-from .compaction import ProofWarning, _copy, compact
+from .compaction import ProofWarning, compact
 from .core import PneumopruneError, atomic_path, open_onnx
 from .data import CLASSES, XRays
 from .evaluation import check_share
@@ -108,10 +108,10 @@ def _silent() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
 
-# %% ../nbs/16_quantization.ipynb #92c037dd
+# %% ../nbs/16_quantization.ipynb #59597417
 def _split_head(model: nn.Module) -> tuple[int, nn.Module]:
     "Planes of the network's standardisation, and a copy without it, on the CPU and in float32, masks made permanent"
-    model = make_permanent(_copy(model)).cpu().float().eval()
+    model = make_permanent(copy_network(model)).cpu().float().eval()
     for name, module in model.named_modules():
         if isinstance(module, Standardise):
             model.set_submodule(name, nn.Identity())
@@ -312,7 +312,7 @@ def _to_check(xrays: XRays, size: int) -> np.ndarray:
                                 f"{len(xrays)} of {xrays.size} × {xrays.size}; load them with size={size}")
     return xrays.images[np.unique(np.linspace(0, len(xrays) - 1, 64).astype(int))]
 
-# %% ../nbs/16_quantization.ipynb #74de8526
+# %% ../nbs/16_quantization.ipynb #5aaf5e49
 def export_onnx(
     model: nn.Module,  # images (N, 1, S, S) to logits (N, 2), standardising them first; left untouched
     path: str | Path,  # file to write
@@ -335,7 +335,7 @@ def export_onnx(
     whole = _whole(model, size)
     _write_metadata(whole, about)
     images = _to_check(phantoms(64, size=size, seed=0) if xrays is None else xrays, size)
-    expected = predict(_copy(model).cpu().float(), images)
+    expected = predict(copy_network(model).cpu().float(), images)
     with atomic_path(path) as draft:
         onnx.save(whole, draft)
         onnx.checker.check_model(draft, full_check=True)
@@ -680,7 +680,7 @@ def _round_weights(layer: nn.Module) -> None:
         parametrize.register_parametrization(layer, "weight", _Masked(mask))
     parametrize.register_parametrization(layer, "weight", _SevenBits())
 
-# %% ../nbs/16_quantization.ipynb #4bfa7ac2
+# %% ../nbs/16_quantization.ipynb #9b91bbba
 def finetune_quantized(
     model: nn.Module,  # a trained network; left untouched
     xrays: XRays,  # trained on its train part, validated on its val part
@@ -692,7 +692,7 @@ def finetune_quantized(
 ) -> tuple[nn.Module, pd.DataFrame]:  # the trained copy, and its history as `fit` returns it
     """Quantisation-aware training (Jacob et al. 2018) with the straight-through estimator (arXiv:1308.3432). Masks are
     kept through the training, and zeros in ordinary weights afterwards"""
-    model = _copy(model).cpu().eval()
+    model = copy_network(model).cpu().eval()
     layers = prunable(model)
     float_layers = list(layers)[:1] if float_layers is None else float_layers
     if unknown := set(float_layers) - set(layers):
@@ -710,7 +710,7 @@ def finetune_quantized(
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return make_permanent(model), history
 
-# %% ../nbs/16_quantization.ipynb #8a7a9984
+# %% ../nbs/16_quantization.ipynb #55c1c4c3
 def _both_files(model: nn.Module, xrays: XRays, folder: str) -> dict[tuple[str, str], float]:
     "Validation AUC and MB of the network as a float and as an INT8 file"
     val, paths = xrays.part("val"), {bits: Path(folder, f"{bits}.onnx") for bits in ("float32", "int8")}
@@ -732,7 +732,7 @@ def amount_by_bits(
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ProofWarning)  # a network pruned to death shows in its AUC
         for amount in (0, *amounts):
-            pruned = _copy(model)
+            pruned = copy_network(model)
             if amount:
                 pruned = compact(apply_recipe(pruned, conv=amount, linear=2 * amount), example)
             rows[amount] = _both_files(pruned, xrays, folder)

@@ -7,7 +7,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoprune.alexnet import Standardise, XrayAlexNet, count_macs, narrow_alexnet
+from pneumoprune.alexnet import Standardise, XrayAlexNet, copy_network, count_macs, fold_gray, narrow_alexnet
 from pneumoprune.compaction import ProofWarning, compact
 from pneumoprune.networks import load_network, save_network
 from pneumoprune.pruning import apply_recipe
@@ -69,3 +69,23 @@ def test_onnx_file_standardises_once(images, network, tmp_path):
     export_onnx(network, tmp_path / "network.onnx", size=SIZE)
     assert np.abs(predict_onnx(tmp_path / "network.onnx", images) - predict(network, images)).max() < 1e-5
     assert isinstance(network.standardise, Standardise)
+
+
+def in_training():
+    "A masked network right after a step of training: its weights are those of before the step, and part of a graph"
+    net = apply_recipe(narrow_alexnet((8, 8, 8, 8, 8), (16, 16), dropout=0, seed=0))
+    net(torch.randint(0, 256, (2, 1, 64, 64)).float()).sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    return net
+
+
+@pytest.mark.parametrize("copied", [copy_network, fold_gray])
+def test_a_network_in_training_with_masks_is_copied_as_it_is_now(copied):
+    net, images = in_training(), torch.randint(0, 256, (4, 1, 64, 64)).float()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    copy = copied(net)
+    torch.testing.assert_close(copy(images), net(images), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
