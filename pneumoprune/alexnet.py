@@ -6,13 +6,14 @@
 __all__ = ['Standardise', 'XrayAlexNet', 'narrow_alexnet', 'alexnet', 'count_parameters', 'size_mb', 'file_mb', 'count_macs',
            'fold_gray']
 
-# %% ../nbs/09_alexnet.ipynb #0feca150
+# %% ../nbs/09_alexnet.ipynb #81515b9c
 import copy
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,13 +64,14 @@ class XrayAlexNet(AlexNet):
     ) -> torch.Tensor:  # logits (N, outputs)
         return super().forward(self.standardise(images))
 
-# %% ../nbs/09_alexnet.ipynb #d9f46594
+# %% ../nbs/09_alexnet.ipynb #77760288
 def _initialise(model: nn.Module) -> None:
     "He's initialisation of every convolution and linear layer; biases start at zero"
     for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 # %% ../nbs/09_alexnet.ipynb #2e10c745
 @contextmanager
@@ -161,14 +163,15 @@ def count_macs(
     model.train(training)
     return counter.get_total_flops() // 2
 
-# %% ../nbs/09_alexnet.ipynb #e4e68f63
+# %% ../nbs/09_alexnet.ipynb #06b42f1c
 def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
     "The same convolution for equal input planes, of which it reads one"
-    new = nn.Conv2d(1, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                    bias=conv.bias is not None, padding_mode=conv.padding_mode).to(conv.weight)
+    names = "kernel_size", "stride", "padding", "dilation", "padding_mode"
+    same: dict[str, Any] = {name: getattr(conv, name) for name in names}
+    new = nn.Conv2d(1, conv.out_channels, bias=conv.bias is not None, **same).to(conv.weight)
     with torch.no_grad():
         new.weight.copy_(conv.weight.sum(1, keepdim=True))
-        if conv.bias is not None:
+        if conv.bias is not None and new.bias is not None:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 

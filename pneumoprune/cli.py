@@ -18,7 +18,7 @@ from typer import Argument, Option
 
 from .core import PneumopruneError
 
-# %% ../nbs/20_cli.ipynb #bdf00d28
+# %% ../nbs/20_cli.ipynb #2b797b0c
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -31,11 +31,13 @@ def _tell_version(asked: bool) -> None:
 
 @app.callback()
 def about(
-    version: Annotated[bool, Option("--version", help="Tell the version.", callback=_tell_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, Option("--version", help="Tell the version.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     "A lab report that proves its own numbers: AlexNet on chest X-rays, pruned, really made small, and compared."
 
-# %% ../nbs/20_cli.ipynb #bf5c8451
+# %% ../nbs/20_cli.ipynb #5618cd7c
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -46,7 +48,9 @@ class Device(StrEnum):
 
 @app.command()
 def lab(
-    data: Annotated[Path | None, Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")] = None,
+    data: Annotated[
+        Path | None, Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")
+    ] = None,
     out: Annotated[Path, Option(help="Run folder, new or to be resumed.")] = Path("results/run"),
     epochs: Annotated[
         int | None, Option(help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 10; quick: 4]")
@@ -60,7 +64,9 @@ def lab(
     min_speedup: Annotated[float | None, Option(help="Slim until an image takes so many times less.")] = None,
     quick: Annotated[bool, Option("--quick", help="A smoke run of a minute; its numbers mean nothing.")] = False,
     resume: Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")] = True,
-    skip_unreadable: Annotated[bool, Option("--skip-unreadable", help="Go on without images that can't be read.")] = False,
+    skip_unreadable: Annotated[
+        bool, Option("--skip-unreadable", help="Go on without images that can't be read.")
+    ] = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
     if out.is_file():
@@ -68,7 +74,7 @@ def lab(
     from pneumoprune.lab import lab_settings, run_lab
 
     if not resume and out.exists() and any(out.iterdir()):
-        raise PneumopruneError(f"{out} exists; leave out --no-resume to go on with it, or give another folder with --out")
+        raise PneumopruneError(f"{out} exists; leave out --no-resume to go on, or give another folder with --out")
     settings = lab_settings(
         epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick,
         max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
@@ -125,13 +131,15 @@ def compact(
     typer.echo(compact_file(model, arch, output, size=size))
     typer.echo(f"written to {output}")
 
-# %% ../nbs/20_cli.ipynb #f3aaeebf
+# %% ../nbs/20_cli.ipynb #6255636f
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
     model: Annotated[Path | None, Option(help="ONNX file made by this project. [the shipped model]")] = None,
     json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
-    skip_unreadable: Annotated[bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")] = False,
+    skip_unreadable: Annotated[
+        bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")
+    ] = False,
 ) -> None:
     "Probability of pneumonia for images, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files

@@ -27,10 +27,10 @@ class PneumopruneError(Exception):
 # %% ../nbs/00_core.ipynb #cell-006
 MB = 2**20  # bytes; the megabyte of every table
 
-MODELS = ("original", "masked", "compacted", "slim", "slim-int8")  # in the order every table keeps
+MODELS: tuple[str, ...] = ("original", "masked", "compacted", "slim", "slim-int8")  # in the order every table keeps
 
 # Okabe and Ito's palette (2008), told apart by colour-blind readers and in grey print
-model_colors = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")))
+model_colors: dict[str, str] = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")))
 
 # %% ../nbs/00_core.ipynb #e5a64421
 @contextmanager

@@ -8,6 +8,7 @@ __all__ = ['FigureError', 'curves', 'confusion_matrices', 'roc_and_pr', 'calibra
 
 # %% ../nbs/07_figures.ipynb #198fc6b6
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -214,7 +215,7 @@ def _matrix(ax: Axes, counts: np.ndarray, color: str) -> None:
         text.set(text=f"{count}\n{number(100 * share, 1)} %", color="white" if share > 0.6 else "#222222")
     ax.tick_params(length=0, labelsize=8)
     ax.tick_params(axis="y", rotation=90)
-    ax.set_yticks(ax.get_yticks(), ax.get_yticklabels(), va="center")
+    ax.set_yticks(ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()], va="center")
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
@@ -485,7 +486,7 @@ def tradeoff(
 
 # %% ../nbs/07_figures.ipynb #f7ecf49e
 _DIFFERENCES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
-_ABOVE = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
 
 
 def _intervals(ax: Axes, judged: dict[str, dict]) -> None:
@@ -499,7 +500,8 @@ def _intervals(ax: Axes, judged: dict[str, dict]) -> None:
         ax.errorbar(middle, place, xerr=reach, fmt="s", color=model_colors[name], markersize=5)
         ax.annotate(say(result["verdict"]), (middle, place), (0, 5), **_ABOVE)
     words = f"{say('margin')} {number(-margin, 1)}"
-    ax.annotate(words, (-margin, len(judged) - 0.45), (3, 3), **_ABOVE | {"ha": "left", "color": "#c00000"})
+    beside: dict[str, Any] = _ABOVE | {"ha": "left", "color": "#c00000"}
+    ax.annotate(words, (-margin, len(judged) - 0.45), (3, 3), **beside)
     ax.margins(x=0.15)
     _plain_numbers(ax.xaxis)
 
@@ -520,10 +522,10 @@ def forest(
     return figure
 
 # %% ../nbs/07_figures.ipynb #4505c7ef
-_KIND_LINE = dict(zip(KINDS, (
+_KIND_LINE: dict[str, dict[str, Any]] = dict(zip(KINDS, (
     {"color": "#0072B2"}, {"color": "#D55E00"}, {"color": "#009E73", "linestyle": "--"}, {"color": "#D55E00"},
 )))
-_THRESHOLD = {"color": "#444444", "linewidth": 0.9, "linestyle": ":"}
+_THRESHOLD: dict[str, Any] = {"color": "#444444", "linewidth": 0.9, "linestyle": ":"}
 
 
 def scores(

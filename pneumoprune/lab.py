@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -321,7 +322,7 @@ def masked_stage(lab: Lab, original: nn.Module) -> nn.Module:
 # %% ../nbs/18_lab.ipynb #bcd6d891
 def compacted_stage(lab: Lab, masked: nn.Module) -> nn.Module:
     "`masked`, compacted"
-    compacted = compact(masked, _example(lab))
+    compacted: Any = compact(masked, _example(lab))  # a network, with a report
     save_network(compacted, lab.weights("compacted"))
     report = compacted.report
     write_csv(lab.folder / "compaction.csv", report.layers.rename_axis("layer").reset_index())

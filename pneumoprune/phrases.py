@@ -201,7 +201,8 @@ def plural(
 ) -> str:
     "A whole number and its noun: `1 image`, `5 снимков`"
     names = ("one", "few", "many") if _current == "ru" else ("one", "other")
-    return f"{number(count, 0)} {dict(zip(names, forms))[Locale(_current).plural_form(count)]}"
+    form: dict[str, str] = dict(zip(names, forms))
+    return f"{number(count, 0)} {form[Locale(_current).plural_form(count)]}"
 
 # %% ../nbs/06_phrases.ipynb #cb79263d
 _CLAUSES = {  # English, Russian

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReportError', 'render_report']
 
-# %% ../nbs/19_report.ipynb #985f6307
+# %% ../nbs/19_report.ipynb #aa04cb44
 import base64
 import hashlib
 import json
@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import nbformat
@@ -79,7 +80,7 @@ def _find_book() -> Path:
         "run the command inside a checkout of the repository"
     )
 
-# %% ../nbs/19_report.ipynb #03b7fb1d
+# %% ../nbs/19_report.ipynb #c6fdb211
 _WORDS = {
     "en": {
         "fig": "Figure",
@@ -100,12 +101,12 @@ _WORDS = {
         "toc": "Содержание",
         "stop": ".",
         "code": "Код",
-        "notice": "Получено на фантомах: все результаты относятся к синтетическим изображениям, а не к снимкам пациентов.",
+        "notice": "Получено на фантомах: результаты относятся к синтетическим изображениям, а не к снимкам пациентов.",
         "caption": "Синтетические фантомы, не пациенты.",
     },
 }
 
-# %% ../nbs/19_report.ipynb #3004d11a
+# %% ../nbs/19_report.ipynb #65ed509c
 def _execute(
     notebook: nbformat.NotebookNode,  # changed in place: outputs are replaced
     folder: Path,  # working folder of the notebook
@@ -121,10 +122,11 @@ def _execute(
     except CellExecutionError as error:
         number = next(n for n, cell in enumerate(notebook.cells) if _failed(cell))
         source = notebook.cells[number].source.strip()[:600]
-        message = f"{name}, cell {number}, failed with the run {run}: {error.ename}: {error.evalue}\nThe cell:\n{source}"
-        raise ReportError(message) from None
+        what = f"{name}, cell {number}, failed with the run {run}: {error.ename}: {error.evalue}"
+        raise ReportError(f"{what}\nThe cell:\n{source}") from None
     except DeadKernelError:
-        raise ReportError(f"{name}: Python died while executing it, as it does when memory runs out; free some") from None
+        message = f"{name}: Python died while executing it, as it does when memory runs out; free some"
+        raise ReportError(message) from None
     except AssertionError:  # nbclient answers Ctrl-C by taking the kernel away, and misses it afterwards
         raise KeyboardInterrupt from None
 
@@ -132,14 +134,15 @@ def _execute(
 def _failed(cell) -> bool:
     return any(output.output_type == "error" for output in cell.get("outputs", ()))
 
-# %% ../nbs/19_report.ipynb #bafdf796
+# %% ../nbs/19_report.ipynb #e2e1ee89
 def _options(source: str, name: str) -> tuple[dict, str]:
     "The YAML options at the top of a cell, and the code under them"
-    top, code = re.fullmatch(r"((?:#\|[^\n]*\n?)*)(.*)", source, re.S).groups()
+    lines = source.splitlines()
+    top = [line.removeprefix("#|").strip() for line in takewhile(lambda line: line.startswith("#|"), lines)]
     try:
-        return yaml.safe_load(re.sub(r"(?m)^#\|\s*", "", top)) or {}, code.strip("\n")
+        return yaml.safe_load("\n".join(top)) or {}, "\n".join(lines[len(top) :]).strip("\n")
     except yaml.YAMLError as error:
-        raise ReportError(f"{name}: the options {top!r} are not valid YAML ({error}); mend them") from None
+        raise ReportError(f"{name}: the options {top} are not valid YAML ({error}); mend them") from None
 
 # %% ../nbs/19_report.ipynb #8bcc8111
 def _fenced(text: str, attributes: str) -> str:
@@ -242,8 +245,9 @@ def _table(content: list) -> dict | None:
     content[1] = [None, []]
     return Div([label, ["float"], []], [Div(["", ["caption"], []], caption), {"t": "Table", "c": content}])
 
-# %% ../nbs/19_report.ipynb #afc46a43
-_NUMBER = re.compile(r"^[\s\d.,;+−–%±×÷·()\[\]/e²³-]*\d[\s\d.,;+−–%±×÷·()\[\]/e²³-]*(MB|ms|s|M|k|%|×)?$|^(nan|—|–|-|)$", re.I)
+# %% ../nbs/19_report.ipynb #ffb5101d
+_MARKS = r"[\s\d.,;+−–%±×÷·()\[\]/e²³-]*"  # that stand beside digits
+_NUMBER = re.compile(rf"^{_MARKS}\d{_MARKS}(MB|ms|s|M|k|%|×)?$|^(nan|—|–|-|)$", re.I)
 
 
 def _align(table: list) -> None:
@@ -267,10 +271,12 @@ def _heading_number(level: int, classes: list, count: Counter) -> str:
         count[lower] = 0
     return ".".join(str(count[n]) for n in range(1, level + 1))
 
-# %% ../nbs/19_report.ipynb #d32da270
+# %% ../nbs/19_report.ipynb #3fb6e6bc
 def _anchor(chapter: str, identifier: str = "") -> str:
     "The identifier of a heading in a chapter"
-    return identifier if identifier.startswith("sec-") else re.sub(r"\W+", "-", f"{Path(chapter).with_suffix('')}-{identifier}")
+    if identifier.startswith("sec-"):
+        return identifier
+    return re.sub(r"\W+", "-", f"{Path(chapter).with_suffix('')}-{identifier}")
 
 
 def _number(
@@ -428,7 +434,7 @@ pre, code { font-size: .82rem; } pre.output { background: #f6f6f6; padding: .6em
 .notice { border-left: 4px solid #d08700; background: #fff1d6; padding: .3em 1em; }
 </style>"""
 
-# %% ../nbs/19_report.ipynb #a0197367
+# %% ../nbs/19_report.ipynb #ac67fef8
 def _html(blocks: list, book: _Book, build: Path, output: Path, synthetic: bool) -> None:
     "Write the book as one HTML file"
     words = _WORDS[book.lang]
@@ -439,8 +445,9 @@ def _html(blocks: list, book: _Book, build: Path, output: Path, synthetic: bool)
 
     notice = [Div(["", ["notice"], []], [Para([Str(words["notice"])])])] if synthetic else []
     (build / "style.html").write_text(_CSS, encoding="utf-8")
-    options = ["--embed-resources", "--mathml", "--number-sections", "--toc", "--toc-depth=2", f"--resource-path={build}"]
-    page = _write(notice + _change(blocks, CodeBlock=fold), "html", build, f"--include-in-header={build / 'style.html'}", *options)
+    files = [f"--resource-path={build}", f"--include-in-header={build / 'style.html'}", "--embed-resources"]
+    options = ["--mathml", "--number-sections", "--toc", "--toc-depth=2", *files]
+    page = _write(notice + _change(blocks, CodeBlock=fold), "html", build, *options)
     with atomic_path(output) as draft:
         draft.write_text(page, encoding="utf-8")
 

@@ -286,7 +286,7 @@ def roughness(
     "Standard deviation of the noise on a curve around a course without bends, from its second differences"
     bends = [np.diff(np.asarray(stretch, dtype=float), n=2) for stretch in stretches if len(stretch) > 2]
     if not bends:
-        return (math.nan,) * 3
+        return math.nan, math.nan, math.nan
     variance = (np.concatenate(bends) ** 2).mean() / 6
     operators = [np.diff(np.eye(len(bend) + 2), n=2, axis=0) for bend in bends]
     grams = [operator @ operator.T for operator in operators]

@@ -140,7 +140,7 @@ def metrics_table(
     which: str = "test",  # 'test', 'validation' or 'test_at_half'
 ) -> pd.DataFrame:  # one row for each metric, one column for each network
     "Every metric of every network as `value [low, high]`"
-    columns = {label: lambda m, key=key: interval(m[which][key]) for key, label in METRIC_NAMES.items()}
+    columns: _Columns = {label: lambda m, key=key: interval(m[which][key]) for key, label in METRIC_NAMES.items()}
     return _by_network(run, columns).T.rename_axis(index=say("metric"), columns=None)
 
 # %% ../nbs/08_tables.ipynb #1fef9dfa

@@ -39,14 +39,9 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator | None)
     "n numbers in [low, high), shaped (n, 1, 1, 1) to broadcast over images"
     return torch.rand(n, 1, 1, 1, generator=generator) * (high - low) + low
 
-# %% ../nbs/10_training.ipynb #3e74dd1c
-def _transforms(
-    n: int,  # images
-    strength: float,  # 1 turns by up to 12°, scales by up to 20 %, shifts by up to 6 % of the side
-    aspect: float,  # at strength 1, width against height changes by up to half of this natural logarithm, each way
-    generator: torch.Generator | None,
-) -> torch.Tensor:  # (n, 2, 3): from a place in the result to one in the image, both from -1 to 1, as in F.affine_grid
-    "One random affine map per image"
+# %% ../nbs/10_training.ipynb #c5bc92cc
+def _transforms(n: int, strength: float, aspect: float, generator: torch.Generator | None) -> torch.Tensor:
+    "One random affine map per image, (n, 2, 3): from places in the result to places in the image, as in F.affine_grid"
     draw = lambda low, high: _uniform(n, low, high, generator).view(n)
     moved = (draw(0, 1) >= 0.25).float() * strength
     turn, scale = draw(-12, 12) * moved * math.pi / 180, torch.exp(draw(-0.18, 0.18) * moved)
@@ -58,13 +53,9 @@ def _transforms(
     down = [mirror * sin * scale, cos * scale / stretch, shift_y]
     return torch.stack([*across, *down], 1).view(n, 2, 3)
 
-# %% ../nbs/10_training.ipynb #64df935d
-def _sample(
-    x: torch.Tensor,  # float (N, 1, S, S)
-    transforms: torch.Tensor,  # (N, 2, 3), of `_transforms`
-    side: int,
-) -> torch.Tensor:  # float (N, 1, side, side); 0 where a place lies outside the image
-    "Each image under its affine map"
+# %% ../nbs/10_training.ipynb #fb50fc98
+def _sample(x: torch.Tensor, transforms: torch.Tensor, side: int) -> torch.Tensor:
+    "Each image under its affine map, (N, 1, side, side); 0 where a place lies outside the image"
     if x.shape[-1] >= 1.5 * side:  # sampling alone would alias
         x = F.interpolate(x, size=(side, side), mode="area")
     # as F.affine_grid, which multiplies a batch of thin matrices and takes five times as long
@@ -86,12 +77,9 @@ def _expose(x: torch.Tensor, strength: float, generator: torch.Generator | None)
     offset = _uniform(len(x), -0.2, 0.2, generator) * strength
     return x.sub_(0.5).mul_(contrast).add_(offset + 0.5).clamp_(0, 1)
 
-# %% ../nbs/10_training.ipynb #1faf034d
-def _blur(
-    x: torch.Tensor,  # float (N, 1, H, W)
-    sigma: torch.Tensor,  # (N, 1, 1, 1), standard deviation of each image's kernel in pixels
-) -> torch.Tensor:
-    "Gaussian blur, reflecting at the border"
+# %% ../nbs/10_training.ipynb #a383153d
+def _blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    "Gaussian blur, `sigma` (N, 1, 1, 1) being the standard deviation of each image's kernel in pixels"
     n, _, height, width = x.shape
     radius = max(1, math.ceil(2.5 * float(sigma.max())))
     at = torch.arange(-radius, radius + 1).float()
@@ -133,13 +121,13 @@ def _augment(images: torch.Tensor, side: int, strength: float, aspect: float, ge
         x = change(x, strength, generator)
     return x.mul_(255)
 
-# %% ../nbs/10_training.ipynb #9d8ff5ec
+# %% ../nbs/10_training.ipynb #abe7ce20
 def augment(
     images: np.ndarray | torch.Tensor,  # uint8 (N, 1, S, S)
     *,
     side: int | None = None,  # side of the result in pixels; None keeps S
     strength: float = 1.0,  # 0 leaves the images as they are; 1 turns by up to 12°, scales by up to 20 %, …
-    aspect: float = 0.3,  # how far width and height change against each other
+    aspect: float = 0.3,  # at strength 1, width against height changes by up to this natural logarithm
     generator: torch.Generator | None = None,  # where the randomness comes from
 ) -> torch.Tensor:  # float32 (N, 1, side, side), grey levels 0 to 255
     "Random geometry (turn, scale, shear, shift, mirror) and acquisition (gamma, exposure, blur, noise) for each image"
@@ -182,23 +170,14 @@ class TrainSettings:
                 return max(min(size, 63), round(size * relative))
         return size
 
-# %% ../nbs/10_training.ipynb #334f329e
-def _cosine(step: int, start: int, stop: int) -> float:
-    "Half a cosine from 1 at `start` to 0 at `stop`"
-    return 0.5 + 0.5 * math.cos(math.pi * min(1, max(0, step - start) / max(1, stop - start)))
-
-# %% ../nbs/10_training.ipynb #ecf44205
+# %% ../nbs/10_training.ipynb #5fe9016d
 def _schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:
     "Factor of the learning rate at each step: linear warm-up, half a cosine to zero, and one warm restart if set"
     warm = max(1, round(settings.warmup * steps))
     again, height = (round(settings.restart[0] * steps), settings.restart[1]) if settings.restart else (steps, 0)
-
-    def factor(step: int) -> float:
-        if step >= again:
-            return height * _cosine(step, again, steps)
-        return min((step + 1) / warm, _cosine(step, warm, steps))
-
-    return factor
+    # half a cosine from 1 at `start` to 0 at the end
+    cosine = lambda step, start: 0.5 + 0.5 * math.cos(math.pi * min(1, max(0, step - start) / max(1, steps - start)))
+    return lambda step: height * cosine(step, again) if step >= again else min((step + 1) / warm, cosine(step, warm))
 
 # %% ../nbs/10_training.ipynb #c3118852
 @torch.no_grad()
@@ -232,14 +211,8 @@ def _class_weights(labels: np.ndarray) -> torch.Tensor:  # float32 (2,)
     "Weights with which both classes count the same; their mean over the images is 1"
     return torch.as_tensor(len(labels) / (2 * np.bincount(labels, minlength=2)), dtype=torch.float32)
 
-# %% ../nbs/10_training.ipynb #f515de5e
-def _loss(
-    logits: torch.Tensor,  # (N, 2)
-    labels: torch.Tensor,  # int64 (N,)
-    weight: torch.Tensor | None,  # (2,), of `_class_weights`
-    settings: TrainSettings,
-    teacher_logits: torch.Tensor | None = None,  # (N, 2)
-) -> torch.Tensor:  # scalar, nats
+# %% ../nbs/10_training.ipynb #e108bc9d
+def _loss(logits, labels, weight: torch.Tensor | None, settings: TrainSettings, teacher_logits=None) -> torch.Tensor:
     "Class-balanced cross-entropy with label smoothing, and the divergence from the teacher's softened output beside it"
     loss = F.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=settings.label_smoothing)
     if teacher_logits is None:
@@ -277,11 +250,12 @@ def _accelerator(settings: TrainSettings) -> Accelerator:
         ),
     )
 
-# %% ../nbs/10_training.ipynb #fbd88dec
+# %% ../nbs/10_training.ipynb #5bacfbf6
 def _batches(accelerator: Accelerator, settings: TrainSettings, train: XRays) -> Any:
     "A loader of indices into the training images, shuffled, without a smaller last batch"
+    indices: Any = torch.arange(len(train))
     size = min(settings.batch_size, len(train))
-    return accelerator.prepare(DataLoader(torch.arange(len(train)), batch_size=size, shuffle=True, drop_last=True))
+    return accelerator.prepare(DataLoader(indices, batch_size=size, shuffle=True, drop_last=True))
 
 # %% ../nbs/10_training.ipynb #32ec7adc
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -353,7 +327,7 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor) -> to
     hits = (logits.argmax(1) == labels).sum().double()
     return torch.stack([loss.detach().double() * len(labels), hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/10_training.ipynb #87c0d747
+# %% ../nbs/10_training.ipynb #e1825545
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
     settings, train, accelerator = training.settings, training.train, training.accelerator
@@ -362,12 +336,14 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, flo
     torch.manual_seed(seed)
     training.loader.set_epoch(epoch)
     training.net.train()
-    chosen = dict(side=settings.side(epoch, train.size), strength=settings.augment, aspect=settings.aspect)
+    side = settings.side(epoch, train.size)
     totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
     for index in training.loader:
         index = index.cpu().numpy()
-        images = augment(train.images[index], generator=generator, **chosen).to(accelerator.device)
-        totals += _step(training, images, torch.as_tensor(train.labels[index], device=accelerator.device))
+        images = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect,
+                         generator=generator)
+        labels = torch.as_tensor(train.labels[index], device=accelerator.device)
+        totals += _step(training, images.to(accelerator.device), labels)
         bar.update(1)
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
@@ -423,11 +399,12 @@ def _save_state(training: _Training, folder: Path, identity: dict[str, Any], his
 # %% ../nbs/10_training.ipynb #05aaeefe
 HISTORY = ["model", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "seconds"]
 
-# %% ../nbs/10_training.ipynb #e3fc8b04
+# %% ../nbs/10_training.ipynb #6feb2642
 def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqdm:
     "One bar over all steps; in a log file, a line every half minute is enough"
-    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 30} if accelerator.is_main_process else {"disable": True}
-    return tqdm(total=steps, initial=done, desc=name, unit="step", **pace)
+    pace = 0.1 if sys.stderr.isatty() else 30
+    silent: dict[str, Any] = {} if accelerator.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
+    return tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=pace, **silent)
 
 # %% ../nbs/10_training.ipynb #7db93ffe
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
@@ -462,15 +439,7 @@ def _finish(training: _Training, model: nn.Module, folder: Path | None) -> None:
     model.to("cpu").eval()
     accelerator.free_memory()
 
-# %% ../nbs/10_training.ipynb #7624217e
-def _both_classes(xrays: XRays, split: str) -> XRays:
-    "One split; `PneumopruneError` when it is missing or has one class"
-    part = xrays.part(split)
-    if len(np.unique(part.labels)) < 2:
-        raise PneumopruneError(f"the split {split!r} needs images of both classes; split the X-rays first")
-    return part
-
-# %% ../nbs/10_training.ipynb #8dd9d7b6
+# %% ../nbs/10_training.ipynb #050d4238
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are not looked at
@@ -487,8 +456,11 @@ def fit(
     `folder` holds `last.safetensors` and `best.safetensors` (best validation AUC) at the end. Raises
     `PneumopruneError` when `folder` holds another training, or when a split is missing or has one class.
     """
-    train, val = _both_classes(xrays, "train"), _both_classes(xrays, "val")
-    folder, teacher = folder and Path(folder), teacher if settings.distillation else None
+    train, val = xrays.part("train"), xrays.part("val")
+    for split, part in (("train", train), ("val", val)):
+        if len(np.unique(part.labels)) < 2:
+            raise PneumopruneError(f"the split {split!r} needs images of both classes; split the X-rays first")
+    folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)
     identity = _identity(settings, xrays, model, name, teacher is not None)
     if not resume and folder and (folder / "state.json").exists():

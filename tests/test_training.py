@@ -10,25 +10,31 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
-SCRIPT = """
-import sys
 from pneumoprune.alexnet import narrow_alexnet
+from pneumoprune.core import PneumopruneError
 from pneumoprune.synthetic import phantoms
 from pneumoprune.training import TrainSettings, fit
 
-settings = TrainSettings(epochs=int(sys.argv[2]), batch_size=32, lr=1e-3, augment=0.0, device="cpu", precision="fp32")
-model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, dropout=0.0, seed=0)
-history = fit(model, phantoms(120, size=64, seed=0), settings, folder=sys.argv[1])
-"""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def script(tmp_path):
-    path = tmp_path / "train.py"
-    path.write_text(SCRIPT)
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    "As the processes have"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(folder, epochs, **options):
+    "A small training"
+    settings = TrainSettings(epochs=epochs, batch_size=32, lr=1e-3, augment=0.0, device="cpu", precision="fp32")
+    model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, dropout=0.0, seed=0)
+    return fit(model, phantoms(120, size=64, seed=0), settings, folder=folder, **options)
 
 
 def history_of(folder):
@@ -36,12 +42,12 @@ def history_of(folder):
     return pd.DataFrame(rows).drop(columns="seconds")
 
 
-def test_two_processes_take_the_same_steps(script, tmp_path):
+def test_two_processes_take_the_same_steps(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, script, tmp_path / "two", "2"], env=environment, capture_output=True, text=True)
+    command = [*torchrun, __file__, tmp_path / "two", "2"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    subprocess.run([sys.executable, script, tmp_path / "one", "2"], env=environment, check=True, capture_output=True)
+    train(tmp_path / "one", 2)
     one, two = history_of(tmp_path / "one"), history_of(tmp_path / "two")
     assert two["epoch"].tolist() == [1, 2]
     # the same batches, shared out: all that differs is that each half weighs its classes for itself
@@ -49,18 +55,32 @@ def test_two_processes_take_the_same_steps(script, tmp_path):
     assert load_file(tmp_path / "two/last.safetensors").keys() == load_file(tmp_path / "one/last.safetensors").keys()
 
 
-def test_killed_and_resumed_gives_the_same_numbers(script, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, script, tmp_path / "killed", "6"]
-    victim = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+def test_killed_and_resumed_gives_the_same_numbers(tmp_path):
+    command = [sys.executable, __file__, tmp_path / "killed", "6"]
+    victim = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     state = tmp_path / "killed/state.json"
     while not state.exists() and victim.poll() is None:
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     assert not (tmp_path / "killed/last.safetensors").exists(), "the victim finished before it was killed"
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    subprocess.run([*command[:2], tmp_path / "whole", "6"], env=environment, check=True, capture_output=True)
+    train(tmp_path / "killed", 6)
+    train(tmp_path / "whole", 6)
     killed, whole = (load_file(tmp_path / name / "last.safetensors") for name in ("killed", "whole"))
     assert all((killed[key] == whole[key]).all() for key in whole)
     pd.testing.assert_frame_equal(history_of(tmp_path / "killed"), history_of(tmp_path / "whole"), check_exact=True)
+
+
+def test_another_training_in_the_folder_is_refused(tmp_path):
+    teacher = narrow_alexnet((4, 4, 4, 4, 4), (8, 8), planes=3, seed=1)
+    train(tmp_path / "finished", 1)
+    with pytest.raises(PneumopruneError, match=r"another training \(teacher changed\)"):
+        train(tmp_path / "finished", 1, teacher=teacher)
+    with pytest.raises(PneumopruneError, match=r"another training \(epochs changed\)"):
+        train(tmp_path / "finished", 2)
+    with pytest.raises(PneumopruneError, match="holds a training already"):
+        train(tmp_path / "finished", 1, resume=False)
+
+
+if __name__ == "__main__":  # what the tests start as processes
+    train(sys.argv[1], int(sys.argv[2]))
