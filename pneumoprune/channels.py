@@ -374,7 +374,7 @@ class Norm(Cuttable, Coupled):
             value = (given[0] - module.running_mean.numpy()) / deviation * scale + shift
         return self.spread(np.where(scale == 0, shift, value), self.fill)
 
-# %% ../nbs/12_channels.ipynb #1b35ca37
+# %% ../nbs/12_channels.ipynb #88196faa
 def _first(present: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     "An emptied layer keeps its first channel (of those in `among`)"
     if not present.any():
@@ -383,11 +383,8 @@ def _first(present: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     return present
 
 
-def _balanced(
-    present: np.ndarray,  # bool (groups, channels of a group)
-    groups: np.ndarray,  # bool (groups,): those that stay
-) -> np.ndarray:
-    "Groups stay equally wide: the narrower ones keep some more channels, the first free ones"
+def _balanced(present: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    "bool (groups, channels of a group): make `groups` equally wide; narrower ones keep the first free channels"
     count = present.sum(1)
     missing = max(count[groups].max(initial=0), 1) - count
     return present | (groups[:, None] & ~present & (np.cumsum(~present, 1) <= missing[:, None]))
@@ -496,11 +493,8 @@ class _Tracer(fx.Tracer):
         self.inside.pop()  # on failure the path stays
         return result
 
-# %% ../nbs/12_channels.ipynb #0c1877f9
-def _trace(
-    model: nn.Module,
-    strict: bool,
-) -> fx.Graph:
+# %% ../nbs/12_channels.ipynb #9c37e5dd
+def _trace(model: nn.Module, strict: bool) -> fx.Graph:
     "The graph of `model`; with `strict=False` a module that cannot be traced becomes one node"
     leaves = set()
     while True:
@@ -551,14 +545,9 @@ def _where(node: fx.Node) -> str:
     inside = list(stack.values())[-1][0] if stack else ""
     return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
 
-# %% ../nbs/12_channels.ipynb #58ac5591
-def _attach(
-    node: fx.Node,
-    module: nn.Module | None,  # that the node calls
-    kept: bool,  # keep all its channels, whatever it is
-    strict: bool,
-) -> Rule:
-    "The rule of a node; with `strict`, `CompactionError` for an operation without one"
+# %% ../nbs/12_channels.ipynb #31c7fbe0
+def _attach(node: fx.Node, module: nn.Module | None, kept: bool, strict: bool) -> Rule:
+    "The rule of a node that calls `module`; the safe one if `kept`; `CompactionError` if there is none and `strict`"
     safe = Rule(node, module)
     if node.op in ("placeholder", "output", "get_attr") or kept:
         return safe
@@ -644,11 +633,9 @@ def channel_graph(
         rules[node].live = live
     return found
 
-# %% ../nbs/12_channels.ipynb #85cec498
-def _numbered(
-    rules: dict[fx.Node, Rule],
-) -> dict[fx.Node, np.ndarray]:  # int64 per node: coupled channels have the same number
-    "Number the channels of a graph"
+# %% ../nbs/12_channels.ipynb #e0e66a14
+def _numbered(rules: dict[fx.Node, Rule]) -> dict[fx.Node, np.ndarray]:
+    "Number the channels of every node, int64: coupled channels have the same number"
     numbers, pairs, count = {}, [np.zeros((2, 0), np.int64)], 0
     for node, rule in rules.items():
         own = np.arange(count, count + rule.width)

@@ -42,19 +42,15 @@ from pneumoprune.channels import (
     rule_for,
 )
 
-# %% ../nbs/13_compaction.ipynb #e2bed893
-def _copy(
-    model: nn.Module,
-) -> nn.Module:
+# %% ../nbs/13_compaction.ipynb #ea8c5ac0
+def _copy(model: nn.Module) -> nn.Module:
     "A deep copy; the weights that `prune` computes on the fly would stop `copy.deepcopy`"
     computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
     return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in computed})
 
-# %% ../nbs/13_compaction.ipynb #6fe8f86d
-def _materialise(
-    model: Any,  # a network, changed in place
-) -> Any:
-    "Turn every mask and parametrization into plain weights: `weight_orig` x `weight_mask` becomes `weight`"
+# %% ../nbs/13_compaction.ipynb #7c16c1db
+def _materialise(model: Any) -> Any:
+    "Turn masks and parametrizations into plain weights, in place: `weight_orig` x `weight_mask` becomes `weight`"
     for module in model.modules():
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
@@ -118,13 +114,9 @@ _WIRED = {plain: wired for wired, plain in _PLAIN.items()}
 for _wired, _plain in _PLAIN.items():
     rule_for(_wired)(RULES[_plain])
 
-# %% ../nbs/13_compaction.ipynb #a5eb65b8
-def _rewire(
-    module: nn.Module,  # changed in place
-    width: int = 0,
-    **wiring: torch.Tensor,  # some of index, place and fill; none makes the plain layer again
-) -> None:
-    "The same layer with another selection and placement, or with neither"
+# %% ../nbs/13_compaction.ipynb #d452e979
+def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
+    "Give a layer another wiring, in place; none makes it the plain layer again"
     plain = _PLAIN.get(type(module), type(module))
     for name in _WIRING:
         module._buffers.pop(name, None)
@@ -262,9 +254,9 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     lost = [np.einsum("oik,i->ok", weight[:, values != 0], values[values != 0]) for weight, values in groups]
     return np.concatenate(lost)[own] * rule.live[own][:, None]
 
-# %% ../nbs/13_compaction.ipynb #739fb2fd
+# %% ../nbs/13_compaction.ipynb #7e11e29e
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
-    "Take the dead out of a convolution or linear layer; arguments as of `_kept_inputs`"
+    "Cut a convolution or linear layer; arguments as of `_kept_inputs`"
     module, value = rule.module, np.nan_to_num(given)
     kept = _kept_inputs(rule, own, come, given)
     parts = zip(rule.weight, own.reshape(rule.groups, -1), kept.reshape(rule.groups, -1))
@@ -307,12 +299,9 @@ def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
                 after.tensors["running_mean"] = after.tensors["running_mean"] + after.added["running_mean"]
                 del cut.tensors["bias"]
 
-# %% ../nbs/13_compaction.ipynb #f305dae7
-def _cuts(
-    found: ChannelGraph,
-    plan: _Plan,
-) -> dict[str, _Cut]:  # name of the module -> what becomes of it
-    "The cut of every module with parameters per channel"
+# %% ../nbs/13_compaction.ipynb #67962671
+def _cuts(found: ChannelGraph, plan: _Plan) -> dict[str, _Cut]:
+    "The cut of every module with parameters per channel, by its name"
     cuts = {}
     for node, rule in found.rules.items():
         own, out, module = plan.own(node), plan.present[node], rule.module
@@ -339,12 +328,9 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #bc881d16
-def _apply(
-    module: Any,  # changed in place
-    cut: _Cut,
-) -> None:
-    "Carry out one cut"
+# %% ../nbs/13_compaction.ipynb #c657cbaa
+def _apply(module: Any, cut: _Cut) -> None:
+    "Carry out one cut, in place"
     _rewire(module)
     for name, value in cut.tensors.items():
         _replace(module, name, value)
@@ -362,12 +348,8 @@ def _apply(
         wiring["fill"] = wiring["fill"].to(like.dtype)
     _rewire(module, cut.width, **wiring)
 
-# %% ../nbs/13_compaction.ipynb #0fe57eba
-def _with_new_reshapes(
-    model: nn.Module,
-    graph: fx.Graph,
-    present: dict[fx.Node, np.ndarray],
-) -> nn.Module:
+# %% ../nbs/13_compaction.ipynb #a25b4824
+def _with_new_reshapes(model: nn.Module, graph: fx.Graph, present: dict[fx.Node, np.ndarray]) -> nn.Module:
     "Change numbers of channels that the code writes into `view` and `reshape`"
     changed = False
     for node in graph.nodes:
@@ -401,12 +383,8 @@ def _sequences(model: nn.Module) -> list[str]:
     "Names of the modules that are plain sequences"
     return [name for name, module in model.named_modules() if isinstance(module, nn.Sequential) and name]
 
-# %% ../nbs/13_compaction.ipynb #b8a22684
-def _from_graph(
-    root: nn.Module | dict[str, Any],
-    graph: fx.Graph,
-    sequences: Sequence[str],
-) -> fx.GraphModule:
+# %% ../nbs/13_compaction.ipynb #6b4b3e49
+def _from_graph(root: nn.Module | dict[str, Any], graph: fx.Graph, sequences: Sequence[str]) -> fx.GraphModule:
     "A module that runs the graph, with some of its parts as sequences"
     module = fx.GraphModule(root, graph, "Network")
     module.graph.lint()
@@ -427,22 +405,16 @@ def _tensors(answer) -> list[torch.Tensor]:
     values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple | list) else ()
     return [tensor for value in values for tensor in _tensors(value)]
 
-# %% ../nbs/13_compaction.ipynb #835d0890
-def _answers(
-    model: nn.Module,
-    inputs: Sequence[torch.Tensor],
-) -> tuple[list[torch.Tensor], int]:  # outputs; MACs of one input
-    "Run the network once"
+# %% ../nbs/13_compaction.ipynb #bbe1ebc5
+def _answers(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], int]:
+    "Run the network once: its outputs, and the MACs of one input"
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         answers = _tensors(model(*inputs))
     return answers, counter.get_total_flops() // 2 // len(inputs[0])
 
-# %% ../nbs/13_compaction.ipynb #5225b0be
-def _random_inputs(
-    shapes: Sequence[tuple[int, ...]],  # without the batch
-    count: int = 4,
-) -> tuple[torch.Tensor, ...]:  # float64, on the CPU
-    "Noise of scales 0.1 to 10"
+# %% ../nbs/13_compaction.ipynb #e464e24b
+def _random_inputs(shapes: Sequence[tuple[int, ...]], count: int = 4) -> tuple[torch.Tensor, ...]:
+    "Noise of scales 0.1 to 10, float64, on the CPU; `shapes` without the batch"
     generator = torch.Generator().manual_seed(0)
     scale = torch.logspace(-1, 1, count, dtype=torch.float64)
     noise = (torch.randn(count, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
@@ -646,14 +618,9 @@ def _origin(
     known = columns >= 0
     return known, (rows[:, None].expand_as(columns)[known], (columns % inputs)[known])
 
-# %% ../nbs/13_compaction.ipynb #216a5bc5
-def _write_back(
-    source: nn.Module,  # of the compacted network, without masks
-    target: nn.Module,  # of the given network; changed in place
-    name: str,  # of both
-    report: CompactionReport,
-) -> None:
-    "Write the numbers of one module back to where they came from; masked ones stay as they are"
+# %% ../nbs/13_compaction.ipynb #70027c6a
+def _write_back(source: nn.Module, target: nn.Module, name: str, report: CompactionReport) -> None:
+    "Write the numbers of the module `name` back to where they came from; masked ones stay as they are"
     for key, tensor in [*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)]:
         place = getattr(target, f"{key}_orig", getattr(target, key, None))
         if place is None:  # the wiring, and biases that hold nothing but constants

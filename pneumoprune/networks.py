@@ -258,7 +258,7 @@ def load_network(
     network.metadata = metadata
     return network
 
-# %% ../nbs/14_networks.ipynb #78ea5079
+# %% ../nbs/14_networks.ipynb #f9d7c43b
 # the errors that unpickling raises on something that is no pickle
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError)
 
@@ -267,10 +267,8 @@ def _unpickled(path: str | os.PathLike) -> Any:
     "What a `.pt` or `.pth` file holds; nothing in it is executed"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CompactionError(f"{path} is missing; give a file with a state_dict") from None
-    except IsADirectoryError:
-        raise CompactionError(f"{path} is a folder; give a file with a state_dict") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise CompactionError(f"{path} is missing or is a folder; give a file with a state_dict") from None
     except _DAMAGED:
         raise CompactionError(
             f"{path} is damaged, or a network pickled whole, which is not loaded since that would run code from "
@@ -303,13 +301,9 @@ def _settings_for(arch: str, state: dict[str, torch.Tensor]) -> dict:
     other = [k for k, v in expected.items() if k in state and state[k].dim() and len(state[k]) != len(v)]
     return settings | ({"num_classes": len(state[other[-1]])} if other else {})
 
-# %% ../nbs/14_networks.ipynb #82054090
-def _torchvision_model(
-    arch: str,
-    state: dict[str, torch.Tensor],
-    path: str | os.PathLike,  # for messages
-) -> nn.Module:  # in eval mode, with masks in place where the state has some
-    "The torchvision classifier that the state belongs to, whatever its number of outputs"
+# %% ../nbs/14_networks.ipynb #ae2fa11e
+def _torchvision_model(arch: str, state: dict[str, torch.Tensor], path: str | os.PathLike) -> nn.Module:
+    "The torchvision classifier that the state of `path` belongs to, in eval mode, with masks where the state has some"
     masked = [name.removesuffix("_mask") for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]
     plain = {name.removesuffix("_orig"): value for name, value in state.items() if not name.endswith("_mask")}
     model = torchvision.models.get_model(arch, weights=None, **_settings_for(arch, plain))
