@@ -55,7 +55,7 @@ MIN_SIZE = 63  # AlexNet's strides and pools leave nothing of a smaller image
 class DataError(PneumopruneError):
     "The X-rays can't be used as given: the message says which, why, and what to do"
 
-# %% ../nbs/01_data.ipynb #036b18bd
+# %% ../nbs/01_data.ipynb #b5965b4f
 @dataclass(frozen=True, eq=False, repr=False)
 class XRays:
     "Chest X-rays with their labels, patients, names and splits; never changed in place"
@@ -79,6 +79,8 @@ class XRays:
         for field in ("labels", "patients", "names", "split"):
             if len(getattr(self, field)) != n:
                 raise DataError(f"{n} images, but {len(getattr(self, field))} {field}: give one for each image")
+        if missing := int(pd.isna(pd.Series(self.patients)).sum()):
+            raise DataError(f"{missing} of {n} images have no patient; where unknown, give each a name of its own")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -418,13 +420,29 @@ def _npz_source(path: Path) -> _Source:
     ]
     return _Source(places, read, lambda: sha256(path))
 
-# %% ../nbs/01_data.ipynb #f3ecd7f1
+# %% ../nbs/01_data.ipynb #5d121a24
+_PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+
+
+def _check_packing(entries: Iterable[zipfile.ZipInfo], source: str) -> None:
+    "Raise `DataError` if files of a zip are encrypted, or packed in a way that Python can't undo"
+    files = [info for info in entries if not (info.is_dir() or _hidden(info.filename))]
+    encrypted = sum(info.flag_bits & 1 for info in files)
+    if encrypted:
+        raise DataError(f"{source} is encrypted ({encrypted} of {_count(len(files), 'file')}); "
+                        "unpack it with its password and give the folder")
+    if strange := sorted({info.compress_type for info in files} - _PACKINGS):
+        names = " and ".join(zipfile.compressor_names.get(kind, f"method {kind}") for kind in strange)
+        raise DataError(f"{source} is packed with {names}, which Python can't unpack; unpack it and give the folder")
+
+# %% ../nbs/01_data.ipynb #8c4cb418
 def _open_source(path: Path) -> _Source:
     "Folder, zip or npz, told apart by content"
     if path.is_dir():
         return _folder_source(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_packing(archive.infolist(), path.name)
             arrays = any(re.fullmatch(r"(train|val|test)_images\.npy", name) for name in archive.namelist())
     except zipfile.BadZipFile:
         raise DataError(

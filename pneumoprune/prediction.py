@@ -6,11 +6,12 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #6e0edb7e
+# %% ../nbs/17_prediction.ipynb #b886d272
 import glob
 from collections.abc import Iterable
 from importlib import resources
 from json import dumps, loads
+from math import nextafter
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def _shipped() -> Path:
         )
     return file
 
-# %% ../nbs/17_prediction.ipynb #9b03e07e
+# %% ../nbs/17_prediction.ipynb #80aae05b
 def _described(path, session) -> tuple[tuple[str, ...], float, int]:
     "Classes, threshold and image size of an open file; `PredictionError` if it does not say them, or takes other input"
     try:
@@ -48,11 +49,13 @@ def _described(path, session) -> tuple[tuple[str, ...], float, int]:
         (given,) = session.get_inputs()
         if given.type != "tensor(uint8)" or list(given.shape[1:]) != [1, size, size]:
             raise ValueError(f"its input is {given.type} {given.shape}")
-        return classes, threshold, size
     except (KeyError, ValueError, TypeError) as error:
         raise PredictionError(
             f"{path} is an ONNX file, but none of pneumoprune ({error!s}); give one that `export_onnx` wrote"
         ) from error
+    if not 0 <= threshold <= nextafter(1, 2):  # NaN fails too; just above 1, nothing is positive
+        raise PredictionError(f"{path} decides at {threshold}, no share in 0..1; mend it with `set_threshold`")
+    return classes, threshold, size
 
 # %% ../nbs/17_prediction.ipynb #cd2eb15e
 class OnnxModel:

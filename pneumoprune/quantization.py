@@ -7,7 +7,7 @@ __all__ = ['CALIBRATIONS', 'QuantizationError', 'CalibrationError', 'read_metada
            'check_parity', 'export_onnx', 'QuantizationReport', 'quantize_int8', 'compare_formats',
            'finetune_quantized', 'amount_by_bits']
 
-# %% ../nbs/16_quantization.ipynb #7d014764
+# %% ../nbs/16_quantization.ipynb #2838befe
 import contextlib
 import copy
 import io
@@ -24,19 +24,21 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
+from google.protobuf.message import DecodeError
 from onnx import compose, numpy_helper, parser
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from . import __version__
 from .alexnet import Standardise, file_mb
 from .benchmark import in_turns
-from .compaction import ProofWarning, compact
+from .compaction import ProofWarning, _copy, compact
 from .core import PneumopruneError, atomic_path, open_onnx
 from .data import CLASSES, XRays
-from .pruning import apply_recipe, prunable
+from .evaluation import check_share
+from .pruning import apply_recipe, make_permanent, prunable
 from .synthetic import phantoms
 from .training import TrainSettings, fit, predict
 
@@ -94,11 +96,11 @@ tail (float[n, 2] logits) => (float[n] probability)
     probability = Sigmoid (margin)
 }"""
 
-# %% ../nbs/16_quantization.ipynb #88f85af9
+# %% ../nbs/16_quantization.ipynb #0fc4edae
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     "Keep the exporter's and the quantiser's own messages off the screen; errors still raise"
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -106,25 +108,51 @@ def _silent() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
 
-# %% ../nbs/16_quantization.ipynb #3dcd2253
+# %% ../nbs/16_quantization.ipynb #92c037dd
 def _split_head(model: nn.Module) -> tuple[int, nn.Module]:
-    "Planes of the network's standardisation, and a copy without it, on the CPU and in float32"
-    model = copy.deepcopy(model).cpu().float().eval()
+    "Planes of the network's standardisation, and a copy without it, on the CPU and in float32, masks made permanent"
+    model = make_permanent(_copy(model)).cpu().float().eval()
     for name, module in model.named_modules():
         if isinstance(module, Standardise):
             model.set_submodule(name, nn.Identity())
             return module.planes, model
     raise QuantizationError("the network does not standardise its images; put `Standardise` in front of it")
 
+# %% ../nbs/16_quantization.ipynb #cedec425
+def _first_line(error: BaseException) -> str:
+    "What an error says, without the pages that follow"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
+
+def _example(model: nn.Module, planes: int, size: int) -> torch.Tensor:
+    "Two blank standardised images, once the network has given two logits for each; else `QuantizationError`"
+    try:
+        example = torch.zeros(2, planes, size, size)  # of one image, the exporter would take the batch as fixed
+        with torch.no_grad():
+            logits = model(example)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise QuantizationError(f"the network can't take images of {size} × {size} pixels ({_first_line(error)}); "
+                                "give the size it was trained with") from error
+    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != (2, 2):
+        raise QuantizationError(f"the network answers two images with {found}, not with (2, 2): two logits for each, "
+                                f"{' and '.join(CLASSES)}; give it such a last layer")
+    return example
+
+# %% ../nbs/16_quantization.ipynb #3f9a2b1c
 def _body(model: nn.Module, planes: int, size: int) -> onnx.ModelProto:
     "A network of standardised images, exported by torch, its layers named as in `model`"
-    example = torch.zeros(2, planes, size, size)  # of one image, the exporter would conclude that the batch is fixed
-    with _silent():
-        program = torch.onnx.export(
-            model, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},), opset_version=_OPSET,
-            input_names=["standardised"], output_names=["logits"], verbose=False,
-        )
+    example = _example(model, planes, size)
+    try:
+        with _silent():
+            program = torch.onnx.export(
+                model, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},), opset_version=_OPSET,
+                input_names=["standardised"], output_names=["logits"], verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise QuantizationError(f"PyTorch can't export the network ({_first_line(error.__cause__ or error)}); "
+                                "leave out what depends on the values of an image, or what ONNX has no operator for"
+                                ) from error
     assert program is not None  # an ONNXProgram, with dynamo
     body = program.model_proto
     for node in body.graph.node:
@@ -164,7 +192,20 @@ def _whole(model: nn.Module, size: int) -> onnx.ModelProto:
     whole.ClearField("metadata_props")
     return whole
 
-# %% ../nbs/16_quantization.ipynb #06d79669
+# %% ../nbs/16_quantization.ipynb #42a204dd
+def _load(path: str | Path) -> onnx.ModelProto:
+    "An ONNX file; `QuantizationError` if it is missing, or is none"
+    if not Path(path).is_file():
+        raise QuantizationError(f"{path} is missing or no file; give an .onnx file that `export_onnx` wrote")
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise QuantizationError(f"{path} is no ONNX file, or a damaged one ({error}); export it again") from error
+    if not model.graph.node:
+        raise QuantizationError(f"{path} holds no network; export it again")
+    return model
+
+# %% ../nbs/16_quantization.ipynb #99316d7c
 def _write_metadata(model: onnx.ModelProto, values: dict) -> None:
     onnx.helper.set_model_props(model, {key: str(value) for key, value in values.items()})
 
@@ -173,20 +214,40 @@ def read_metadata(
     path: str | Path,  # ONNX file
 ) -> dict[str, str]:  # as written by `export_onnx`
     "What the file says about itself"
-    return {p.key: p.value for p in onnx.load(path).metadata_props}
+    return {p.key: p.value for p in _load(path).metadata_props}
+
+
+def _own(path: str | Path) -> tuple[onnx.ModelProto, dict[str, str]]:
+    "A file of this package and its metadata; `QuantizationError` if another program wrote it"
+    model, about = _load(path), read_metadata(path)
+    if [value.name for value in model.graph.input] != ["images"] or "threshold" not in about:
+        raise QuantizationError(f"{path} is an ONNX file, but none of pneumoprune; give one that `export_onnx` wrote")
+    return model, about
 
 
 def set_threshold(
     path: str | Path,  # ONNX file of this package; rewritten
-    threshold: float,  # probability from which the decision is PNEUMONIA, in [0, 1]
+    threshold: float,  # probability from which the decision is PNEUMONIA, in [0, 1]; else `EvaluationError`
 ) -> None:
     "Write another decision threshold into the file"
-    model = onnx.load(path)
-    _write_metadata(model, {p.key: p.value for p in model.metadata_props} | {"threshold": float(threshold)})
+    threshold = check_share(threshold)
+    model, about = _own(path)
+    _write_metadata(model, about | {"threshold": threshold})
     with atomic_path(path) as draft:
         onnx.save(model, draft)
 
-# %% ../nbs/16_quantization.ipynb #cebf2aaa
+# %% ../nbs/16_quantization.ipynb #b98712e3
+def _check_images(session, images: np.ndarray, name: str) -> None:
+    "`QuantizationError` unless an open file takes these images"
+    wanted = session.get_inputs()[0]
+    if wanted.name != "images":
+        raise QuantizationError(f"{name} takes {wanted.name}, not images; give a file that `export_onnx` wrote")
+    if images.dtype != np.uint8 or list(images.shape[1:]) != wanted.shape[1:]:
+        takes = ", ".join(map(str, wanted.shape[1:]))
+        raise QuantizationError(f"{name} takes images uint8 (N, {takes}), not {images.dtype} {images.shape}; "
+                                f"load them with size={wanted.shape[-1]}")
+
+
 def predict_onnx(
     path: str | Path,  # file that `export_onnx` or `quantize_int8` wrote
     images: np.ndarray,  # uint8 (N, 1, S, S), S as in the file
@@ -196,6 +257,7 @@ def predict_onnx(
 ) -> np.ndarray:  # float64 (N,), probability of pneumonia
     "What an ONNX file predicts"
     session = open_onnx(path, threads=threads)
+    _check_images(session, images, Path(path).name)
     batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
     parts = [np.asarray(session.run(None, {"images": batch})[0]) for batch in batches]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
@@ -242,7 +304,15 @@ def _about(size: int, threshold: float, xrays: XRays | None) -> dict:
         "version": __version__,
     }
 
-# %% ../nbs/16_quantization.ipynb #9cba9109
+# %% ../nbs/16_quantization.ipynb #5f876170
+def _to_check(xrays: XRays, size: int) -> np.ndarray:
+    "Up to 64 images, evenly over all; `QuantizationError` if there are none, or of another size"
+    if not len(xrays) or xrays.size != size:
+        raise QuantizationError(f"the file is to take images of {size} × {size} pixels, but {xrays.source} has "
+                                f"{len(xrays)} of {xrays.size} × {xrays.size}; load them with size={size}")
+    return xrays.images[np.unique(np.linspace(0, len(xrays) - 1, 64).astype(int))]
+
+# %% ../nbs/16_quantization.ipynb #74de8526
 def export_onnx(
     model: nn.Module,  # images (N, 1, S, S) to logits (N, 2), standardising them first; left untouched
     path: str | Path,  # file to write
@@ -257,13 +327,15 @@ def export_onnx(
     Write `model` as ONNX: `images` uint8 (N, 1, S, S) in, `probability` of pneumonia float32 (N,) out, any N.
 
     The file carries its classes, threshold, size, training data (name and fingerprint) and the version of this package.
-    `QuantizationError`, and no file, if a probability differs from PyTorch's by more than `tolerance`.
+    `QuantizationError`, and no file, if a probability differs from PyTorch's by more than `tolerance`, or if the
+    network doesn't fit: another size, another number of outputs. A masked network is written with zeros for its masks.
     """
+    about = _about(size, threshold, xrays) | (metadata or {})
+    check_share(about["threshold"])
     whole = _whole(model, size)
-    _write_metadata(whole, _about(size, threshold, xrays) | (metadata or {}))
-    images = (phantoms(64, size=size, seed=0) if xrays is None else xrays).images
-    images = images[np.unique(np.linspace(0, len(images) - 1, 64).astype(int))]
-    expected = predict(copy.deepcopy(model).cpu().float(), images)
+    _write_metadata(whole, about)
+    images = _to_check(phantoms(64, size=size, seed=0) if xrays is None else xrays, size)
+    expected = predict(_copy(model).cpu().float(), images)
     with atomic_path(path) as draft:
         onnx.save(whole, draft)
         onnx.checker.check_model(draft, full_check=True)
@@ -370,7 +442,7 @@ def _integers(
                                    "calibrate with minmax, or train the network further") from error
         return onnx.load(end)
 
-# %% ../nbs/16_quantization.ipynb #e3bc0dd4
+# %% ../nbs/16_quantization.ipynb #e90247c8
 def _quantize(
     source: str | Path,
     target: str | Path,
@@ -380,7 +452,7 @@ def _quantize(
     **options,  # of `quantize_static`
 ) -> None:
     "One quantisation of `source` to `target`; all weights become bytes, whatever their layer computes in"
-    model = onnx.load(source)
+    model = _load(source)
     layers = _layers(model)
     unknown = set(float_layers) - set(layers)
     if unknown:
@@ -437,7 +509,7 @@ def _repair(
             break
     return kept, row, sensitivity
 
-# %% ../nbs/16_quantization.ipynb #9b455f77
+# %% ../nbs/16_quantization.ipynb #8306cc28
 @dataclass(frozen=True)
 class QuantizationReport:
     "What `quantize_int8` chose and measured, on validation"
@@ -455,12 +527,26 @@ class QuantizationReport:
 
 def _train_and_val(xrays: XRays, images: int, seed: int) -> tuple[np.ndarray, XRays]:
     "Training images to calibrate with, and the validation part to judge by"
+    if images < 1:
+        raise QuantizationError(f"no calibration from {images} images; give at least 1, better a hundred")
     train, val = xrays.part("train"), xrays.part("val")
     if len(train) == 0 or len(np.unique(val.labels)) < 2:
         raise QuantizationError(f"{xrays.source} needs a train part, and a val part with both classes; split it first")
     return train.images[np.sort(np.random.default_rng(seed).permutation(len(train))[:images])], val
 
-# %% ../nbs/16_quantization.ipynb #1d3f62a6
+# %% ../nbs/16_quantization.ipynb #6ba128eb
+def _to_quantize(float_onnx: Path, methods: Sequence[str], agreement: float) -> tuple[list[str], float]:
+    "Layers and threshold of a file; `PneumopruneError` where it, or what is wanted, makes no INT8 file"
+    model, about = _own(float_onnx)
+    layers = list(_layers(model))
+    if not {f"{layer}.weight" for layer in layers} & {constant.name for constant in model.graph.initializer}:
+        raise QuantizationError(f"{float_onnx} has no float weights; give the 32-bit file that `export_onnx` wrote")
+    if not methods or set(methods) - set(CALIBRATIONS):
+        raise QuantizationError(f"no calibration is called {methods!r}; choose from {', '.join(CALIBRATIONS)}")
+    check_share(agreement, "the agreement")
+    return layers, check_share(about["threshold"], f"the threshold in {float_onnx}")
+
+# %% ../nbs/16_quantization.ipynb #50cda41c
 def quantize_int8(
     float_onnx: str | Path,  # file that `export_onnx` wrote
     out: str | Path,  # INT8 file to write
@@ -481,9 +567,9 @@ def quantize_int8(
     """
     float_onnx, out = Path(float_onnx), Path(out)
     chosen, val = _train_and_val(xrays, images, seed)
-    layers = list(_layers(onnx.load(float_onnx)))
+    layers, threshold = _to_quantize(float_onnx, methods, agreement)
     kept, sensitivity = list(layers[:1] if float_layers is None else float_layers), None
-    expected, threshold = predict_onnx(float_onnx, val.images), float(read_metadata(float_onnx)["threshold"])
+    expected = predict_onnx(float_onnx, val.images)
     auc = float(roc_auc_score(val.labels, expected))
 
     def attempt(method: str, kept: list[str]) -> dict:
@@ -525,7 +611,7 @@ _FORMATS: dict[str, tuple[slice, dict]] = {
     "int8 weights, float arithmetic": (slice(None), {}),
 }
 
-# %% ../nbs/16_quantization.ipynb #9e46e9a0
+# %% ../nbs/16_quantization.ipynb #53313be4
 def compare_formats(
     float_onnx: str | Path,  # file that `export_onnx` wrote
     images: np.ndarray,  # uint8 (N, 1, S, S): calibrated and compared on
@@ -533,7 +619,9 @@ def compare_formats(
     repeats: int = 30,  # turns of each format
 ) -> pd.DataFrame:  # row per format: file MB, milliseconds (one image, one thread), mean difference of probability
     "The same network in the number formats that ONNX Runtime offers, in size, time and fidelity"
-    layers, expected, rows, calls = list(_layers(onnx.load(float_onnx))), predict_onnx(float_onnx, images), {}, {}
+    if not len(images):
+        raise QuantizationError("formats can't be compared on no images; give some")
+    layers, expected, rows, calls = list(_layers(_own(float_onnx)[0])), predict_onnx(float_onnx, images), {}, {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {"float32": Path(float_onnx)}
         for name, (kept, options) in _FORMATS.items():
@@ -547,7 +635,7 @@ def compare_formats(
         table["milliseconds"] = in_turns(calls, repeats=repeats).median()
     return table
 
-# %% ../nbs/16_quantization.ipynb #0bbfc30b
+# %% ../nbs/16_quantization.ipynb #66b9df9e
 class _SevenBits(nn.Module):
     "Weights as `quantize_int8` stores them: signed, seven bits, one scale per output channel"
 
@@ -555,6 +643,17 @@ class _SevenBits(nn.Module):
         scale = (weight.detach().flatten(1).abs().amax(1) / 64).clamp_min(1e-12)
         zero = torch.zeros_like(scale, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -64, 63)
+
+
+class _Masked(nn.Module):
+    "Weights that stay zero where a mask says so"
+
+    def __init__(self, mask: torch.Tensor):  # 0 or 1, of the weight's shape
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.mask
 
 
 class _EightBits:
@@ -572,7 +671,16 @@ class _EightBits:
         scale = max(self.high - self.low, 1e-12) / 255
         return (torch.fake_quantize_per_tensor_affine(x, scale, round(-self.low / scale), 0, 255),)
 
-# %% ../nbs/16_quantization.ipynb #75aebac6
+# %% ../nbs/16_quantization.ipynb #f785ca58
+def _round_weights(layer: nn.Module) -> None:
+    "Round the weight in every forward pass; a mask of `torch.nn.utils.prune` goes on working in the same way"
+    mask = getattr(layer, "weight_mask", None)
+    if mask is not None:
+        prune.remove(layer, "weight")
+        parametrize.register_parametrization(layer, "weight", _Masked(mask))
+    parametrize.register_parametrization(layer, "weight", _SevenBits())
+
+# %% ../nbs/16_quantization.ipynb #4bfa7ac2
 def finetune_quantized(
     model: nn.Module,  # a trained network; left untouched
     xrays: XRays,  # trained on its train part, validated on its val part
@@ -582,24 +690,27 @@ def finetune_quantized(
     images: int = 128,  # training images that give the ranges of activations
     **options,  # name, folder, resume, teacher: of `fit`
 ) -> tuple[nn.Module, pd.DataFrame]:  # the trained copy, and its history as `fit` returns it
-    "Quantisation-aware training (Jacob et al. 2018) with the straight-through estimator (arXiv:1308.3432)"
-    model = copy.deepcopy(model).cpu().eval()
+    """Quantisation-aware training (Jacob et al. 2018) with the straight-through estimator (arXiv:1308.3432). Masks are
+    kept through the training, and zeros in ordinary weights afterwards"""
+    model = _copy(model).cpu().eval()
     layers = prunable(model)
     float_layers = list(layers)[:1] if float_layers is None else float_layers
+    if unknown := set(float_layers) - set(layers):
+        raise QuantizationError(f"the network has no layer {', '.join(sorted(unknown))}; it has {', '.join(layers)}")
     rounded = [layer for name, layer in layers.items() if name not in float_layers]
     watchers = [_EightBits() for _ in rounded]
     hooks = [layer.register_forward_pre_hook(watcher) for layer, watcher in zip(rounded, watchers)]
     predict(model, _train_and_val(xrays, images, settings.seed)[0])
     for layer, watcher in zip(rounded, watchers):
         watcher.watching = False
-        parametrize.register_parametrization(layer, "weight", _SevenBits())
+        _round_weights(layer)
     history = fit(model, xrays, settings, **options)
     for layer, hook in zip(rounded, hooks):
         hook.remove()
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    return model, history
+    return make_permanent(model), history
 
-# %% ../nbs/16_quantization.ipynb #dd8b45c3
+# %% ../nbs/16_quantization.ipynb #8a7a9984
 def _both_files(model: nn.Module, xrays: XRays, folder: str) -> dict[tuple[str, str], float]:
     "Validation AUC and MB of the network as a float and as an INT8 file"
     val, paths = xrays.part("val"), {bits: Path(folder, f"{bits}.onnx") for bits in ("float32", "int8")}
@@ -621,7 +732,7 @@ def amount_by_bits(
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ProofWarning)  # a network pruned to death shows in its AUC
         for amount in (0, *amounts):
-            pruned = copy.deepcopy(model)
+            pruned = _copy(model)
             if amount:
                 pruned = compact(apply_recipe(pruned, conv=amount, linear=2 * amount), example)
             rows[amount] = _both_files(pruned, xrays, folder)

@@ -77,7 +77,7 @@ def _add_gradients(model: nn.Module, xrays: XRays, settings: TrainSettings, batc
         images = augment(xrays.images[index], strength=settings.augment, aspect=settings.aspect, generator=generator)
         F.cross_entropy(model.eval()(images), torch.as_tensor(xrays.labels[index])).backward()
 
-# %% ../nbs/15_slimming.ipynb #11f053c6
+# %% ../nbs/15_slimming.ipynb #18f4e670
 def score_channels(
     model: nn.Module,
     groups: list[Group],  # of `channel_groups`
@@ -86,7 +86,7 @@ def score_channels(
     xrays: XRays | None = None,  # training images, for "taylor"
     settings: TrainSettings | None = None,  # batch size, augmentation and seed of those images
     seed: int = 0,  # of "random"
-) -> list[np.ndarray]:  # float64 (width,) per group, of mean 1: comparable from group to group
+) -> list[np.ndarray]:  # float64 (width,) per group, of mean 1
     "Importance of each channel; `PneumopruneError` for an unknown criterion, or one that this network does not have"
     if criterion not in CRITERIA:
         raise PneumopruneError(f"no criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
@@ -141,17 +141,17 @@ def _blocks(
         channels = order[start : start + block].tolist()
         yield score[channels].mean() / score.sum() / np.sqrt(cost), channels
 
-# %% ../nbs/15_slimming.ipynb #11fd54d3
+# %% ../nbs/15_slimming.ipynb #f36773db
 def weakest(
     scores: list[np.ndarray],  # of `score_channels`
     costs: list[float],  # of `channel_costs`
     *,
-    keep: float = 0.5,  # share of the total cost to keep, in (0, 1)
+    keep: float = 0.5,  # in (0, 1): channels go until their costs add up to 1 - keep
     floor: float = 0.5,  # share of each group's channels that stays in any case, in (0, 1]
     minimum: int = 4,  # channels of each group that stay in any case
     block: int = 1,  # channels leave in blocks of so many, the weakest of a group together
 ) -> list[np.ndarray]:  # per group, sorted indices of the channels to remove
-    "The channels of least importance per root of cost, as many as bring the cost down to `keep` or the floors allow"
+    "The channels of least importance per root of cost: as many as `keep` asks for, or as the floors allow"
     if not 0 < keep < 1 or not 0 < floor <= 1:
         raise PneumopruneError(f"keep={keep} and floor={floor} must be shares between 0 and 1; choose such")
     candidates = [
@@ -167,43 +167,43 @@ def weakest(
         saved += costs[group] * block
     return [np.array(sorted(channels), dtype=int) for channels in removed]
 
-# %% ../nbs/15_slimming.ipynb #bb308b20
+# %% ../nbs/15_slimming.ipynb #6e5aaa66
 @torch.no_grad()
-def _silence(layer, channels: np.ndarray) -> None:
-    "Weights and biases of zero for some of the channels that a layer makes or scales"
+def _zero_outputs(layer, channels: np.ndarray) -> None:
+    "Weights and biases of zero for some of the channels that a layer produces or normalises"
     layer.weight[channels] = 0
     if layer.bias is not None:
         layer.bias[channels] = 0
 
 
 @torch.no_grad()
-def _ignore(layer, channels: np.ndarray, width: int) -> None:
+def _zero_inputs(layer, channels: np.ndarray, width: int) -> None:
     "Weights of zero for some of the `width` channels that a layer reads"
     layer.weight.view(layer.weight.shape[0], width, -1)[:, channels] = 0
 
-# %% ../nbs/15_slimming.ipynb #482f47a6
+# %% ../nbs/15_slimming.ipynb #784442c2
 def remove_channels(
     model: nn.Module,  # left untouched
     groups: list[Group],
     removed: list[np.ndarray],  # per group, indices of the channels to remove
     example: torch.Tensor,  # input for `compact`, two images or more
 ) -> nn.Module:  # a smaller network, its weights those of the channels that stayed
-    "Silence the channels (makers, scales and readers) and let `compact` cut them out"
+    "Zero the channels in producers, normalisations and consumers, and let `compact` cut them out"
     model = copy.deepcopy(model)
     for group, channels in zip(groups, removed):
         for name in (*group.producers, *group.norms):
-            _silence(model.get_submodule(name), channels)
+            _zero_outputs(model.get_submodule(name), channels)
         for name in group.consumers:
-            _ignore(model.get_submodule(name), channels, group.width)
+            _zero_inputs(model.get_submodule(name), channels, group.width)
     return compact(model, example)
 
-# %% ../nbs/15_slimming.ipynb #8c5895f6
+# %% ../nbs/15_slimming.ipynb #27fe8f66
 @dataclass(frozen=True)
 class SlimSettings:
     "All choices of the slimming"
 
     criterion: str = "l2"  # a key of `CRITERIA`
-    keep: float = 0.4  # share of the cost each round keeps
+    keep: float = 0.4  # in each round, channels go until their costs add up to 1 - keep
     floor: float = 0.5  # share of each layer's channels each round keeps in any case
     minimum: int = 8  # channels of each layer that stay in any case
     block: int = 8  # channels leave in blocks of so many
@@ -212,7 +212,6 @@ class SlimSettings:
     max_file_mb: float | None = None  # budget: stop when the weights, in one byte each, take no more MB
     max_macs: float | None = None  # budget: stop when an image takes no more MACs
     min_speedup: float | None = None  # budget: stop when one image is predicted so many times faster than at the start
-    # with any budget set, the loop goes on until all of them are met, whatever the tolerance says
     train: TrainSettings = TrainSettings(  # after each round
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
@@ -249,7 +248,7 @@ def _budgets_met(settings: SlimSettings, start: nn.Module, model: nn.Module, siz
         met.append(_speedup(start, model, size) >= settings.min_speedup)
     return met
 
-# %% ../nbs/15_slimming.ipynb #ca4285ab
+# %% ../nbs/15_slimming.ipynb #6e35874a
 def _round(
     model: nn.Module, xrays: XRays, settings: SlimSettings, number: int, teacher: nn.Module, folder: Path | None
 ) -> tuple[nn.Module, float]:
@@ -263,12 +262,12 @@ def _round(
     smaller = remove_channels(model, groups, removed, example)
     train = replace(train, seed=train.seed + 1000 * number)
     history = fit(smaller, xrays, train, name=f"slim {number}", folder=folder, teacher=teacher)
-    # a training that was interrupted knows the seconds of its first part
+    # after an interruption, the clock here misses the epochs before it; the history has them
     return smaller, max(time.perf_counter() - start, float(np.sum(history["seconds"])))
 
-# %% ../nbs/15_slimming.ipynb #8e3d92d5
+# %% ../nbs/15_slimming.ipynb #6b1b8095
 def _row(number: int, network: nn.Module, suite: dict[str, XRays]) -> dict:
-    "What a round has arrived at"
+    "The row of a round: what the network weighs, computes and scores"
     example = torch.tensor(suite["clean"].images[:2]).float()
     return {
         "round": number,
@@ -279,7 +278,7 @@ def _row(number: int, network: nn.Module, suite: dict[str, XRays]) -> dict:
         "val_auc": _shift_auc(network, suite),
     }
 
-# %% ../nbs/15_slimming.ipynb #eb68301f
+# %% ../nbs/15_slimming.ipynb #2065d1be
 def _checkpoints(folder: str | Path | None, name: str) -> Path | None:
     return Path(folder) / "checkpoints" / name if folder else None
 
@@ -287,7 +286,7 @@ def _checkpoints(folder: str | Path | None, name: str) -> Path | None:
 def _shrink(
     model: nn.Module, xrays: XRays, settings: SlimSettings, teacher: nn.Module, folder: str | Path | None
 ) -> tuple[nn.Module, pd.DataFrame]:
-    "The smallest network that holds, or meets the budgets, and the table of rounds"
+    "The smallest network within the tolerance, or the first that meets the budgets, and the table of rounds"
     suite = shift_suite(xrays.part("val"), seed=settings.train.seed)
     chosen, current, rows, seconds = model, model, [], 0.0
     for number in tqdm(range(settings.rounds + 1), desc="slimming", unit="round"):
@@ -300,7 +299,7 @@ def _shrink(
             write_csv(Path(folder) / "rounds.csv", pd.DataFrame(rows))
         met = _budgets_met(settings, model, current, xrays.size)
         if not met and row["val_auc"] < rows[0]["val_auc"] - settings.tolerance:
-            break  # one round too far: the network before it is the smallest that holds
+            break  # one round too far: the network before it is chosen
         chosen = current
         if (met and all(met)) or (number and row["parameters"] == rows[-2]["parameters"]):
             break

@@ -65,7 +65,7 @@ def headline_table(
     return _by_network(run, _HEADLINE)
 
 # %% ../nbs/08_tables.ipynb #fe0373c9
-PUBLISHED = {  # the closing table of the published lab report (AlexNet, 25 epochs, chest X-rays): original, optimised
+PUBLISHED = {  # the closing table of the published study (AlexNet, 25 epochs, chest X-rays): original, optimised
     "accuracy at inference": (0.887, 0.837),
     "inference time (s)": (7.463, 6.246),
     "model size (MB)": (233.081, 466.123),
@@ -91,7 +91,7 @@ _COMPARISON: _Columns = {
 def comparison_table(
     run: Run,
 ) -> pd.DataFrame:  # one row for each characteristic; published and own networks as columns
-    "The published lab's table beside this run's, which adds AUC, sensitivity and specificity"
+    "The published study's table beside this run's, which adds AUC, sensitivity and specificity"
     table = _by_network(run, _COMPARISON).T.rename_axis(index=say("characteristic"), columns=None)
     for place, who in enumerate(("original", "optimised")):
         theirs = [_published(key, place) for key in _COMPARISON]

@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -257,14 +258,47 @@ def test_damaged_bytes_inside_a_zip_are_found(tmp_path):
     assert info.filename in str(caught.value)
 
 
-def test_an_encrypted_entry_is_unreadable_not_a_traceback(tmp_path):
-    path = zipped(tmp_path / "s.zip", kaggle())
+def patched(path: Path, flag: int = 0, packing: int = 0, entries: int = 10**6) -> Path:
+    "The zip with a flag set, or a packing named, in the headers of its first entries"
     content = bytearray(path.read_bytes())
-    for signature, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        content[content.find(signature) + flag] |= 1
+    for signature, flags, method in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        at = -1
+        for _ in range(min(entries, content.count(signature))):
+            at = content.find(signature, at + 1)
+            content[at + flags] |= flag
+            if packing:
+                content[at + method] = packing
     path.write_bytes(content)
-    with pytest.raises(DataError, match="encrypted"):
-        load_xrays(path, SIZE)
+    return path
+
+
+@pytest.mark.parametrize("entries", [1, 10**6])
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("fault, told", [
+    ({"flag": 1}, r"s.zip is encrypted \(\d+ of 18 files\); unpack it with its password and give the folder"),
+    ({"packing": 9}, "s.zip is packed with deflate64, which Python can't unpack; unpack it and give the folder"),
+    ({"packing": 77}, "s.zip is packed with method 77, which Python can't unpack"),
+])
+def test_an_archive_that_cannot_be_unpacked_is_refused_in_one_line(tmp_path, fault, told, entries, skip):
+    path = patched(zipped(tmp_path / "s.zip", kaggle()), entries=entries, **fault)
+    with pytest.raises(DataError, match=told) as caught:
+        load_xrays(path, SIZE, skip_unreadable=skip)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", [{"flag": 1}, {"packing": 9}])
+def test_an_archive_of_arrays_that_cannot_be_unpacked(tmp_path, fault):
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(DataError, match="a.npz is (encrypted|packed with deflate64)"):
+        load_xrays(patched(tmp_path / "a.npz", **fault), SIZE)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_images_without_a_patient_are_refused(missing):
+    xrays = phantoms(40, size=64)
+    patients = np.array([missing, missing, *xrays.patients[2:]], dtype=object)
+    with pytest.raises(DataError, match="2 of .* images have no patient"):
+        replace(xrays, patients=patients)
 
 
 @pytest.mark.parametrize("name", [

@@ -6,6 +6,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,6 +203,99 @@ def test_one_class_resamples_are_drawn_again():
     assert np.isfinite(list(result.values())).all()
 
 
+# --- certainty from nothing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positive, negative", [(1, 1), (1, 40), (40, 1), (5, 5), (5, 6)])
+def test_from_few_patients_of_a_class_nothing_is_known(positive, negative):
+    labels = np.repeat([1, 0], [3 * positive, 3 * negative])
+    who = np.repeat(np.arange(positive + negative), 3)
+    scores = np.random.default_rng(0).random(len(labels))
+    intervals = ev.metrics_with_intervals(labels, scores, who, resamples=20)
+    assert all(interval[1:] == [0, 1] for interval in intervals.values())
+    comparison = ev.compare(labels, scores, scores, who, resamples=20)
+    assert all(interval == [0, -1, 1] for interval in comparison["difference"].values())
+    assert f"fewer than 6 patients ({min(positive, negative)})" in comparison["warning"]
+    verdict = ev.noninferiority(comparison, margins={"auc": 0.5})
+    assert verdict["auc"]["verdict"] == "inconclusive" and not verdict["noninferior"]
+
+
+def test_all_images_of_one_patient():
+    labels, scores = np.array([0, 1] * 50), np.array([0.1, 0.9] * 50)
+    assert ev.metrics_with_intervals(labels, scores, ["ann"] * 100, resamples=5)["auc"] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("patients", [6, 50, 400])
+def test_a_network_that_is_always_right_may_err_on_others(patients):
+    labels = np.repeat([0, 1], patients)
+    intervals = ev.metrics_with_intervals(labels, labels.astype(float), np.arange(2 * patients), resamples=20)
+    exact = stats.binomtest(patients, patients).proportion_ci(method="exact").low  # Clopper and Pearson (1934)
+    for name in ("sensitivity", "specificity", "accuracy", "auc"):
+        assert intervals[name] == pytest.approx([1, exact, 1])
+    for name in ("brier", "ece"):
+        assert intervals[name] == pytest.approx([0, 0, 1 - exact])
+
+
+def test_equal_networks_are_not_inferior_once_there_are_patients_enough():
+    def verdict(patients, margin):
+        labels, scores, who = reader(patients=patients, each=1)
+        fewest = min(np.bincount(labels))
+        return fewest, ev.noninferiority(ev.compare(labels, scores, scores, who, resamples=5), margins={"auc": margin})
+
+    fewest, few = verdict(30, 0.02)
+    assert few["auc"]["verdict"] == "inconclusive" and few["auc"]["low"] == pytest.approx(0.025 ** (1 / fewest) - 1)
+    assert verdict(600, 0.02)[1]["auc"]["verdict"] == "non-inferior"
+
+
+def test_intervals_that_vary_are_left_alone():
+    low, high = np.full(10, 0.3), np.full(10, 0.4)
+    for patients in (6, 600):
+        assert [x.tolist() for x in ev._widened(low, high, patients, 0)] == [low.tolist(), high.tolist()]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, "", "nan", "None", "<NA>"])
+def test_a_missing_patient_is_refused_not_merged(missing):
+    labels, scores, who = reader(patients=20, each=1)
+    who = [f"p{i}" for i in who]
+    who[3] = who[7] = missing
+    for patients in (who, pd.Series(who, dtype=object), np.array(who, dtype=object)):
+        with pytest.raises(ev.EvaluationError, match="2 of 20 images have no patient"):
+            ev.metrics_with_intervals(labels, scores, patients)
+        with pytest.raises(ev.EvaluationError, match="2 of 20 images have no patient"):
+            ev.compare(labels, scores, scores, patients)
+
+
+def test_missing_numbers_of_patients_are_refused():
+    labels, scores, who = reader(patients=20, each=1)
+    for patients in (np.where(who == 3, np.nan, who), pd.array(who).astype("Int64")):
+        patients[3] = np.nan if isinstance(patients, np.ndarray) else pd.NA
+        with pytest.raises(ev.EvaluationError, match="1 of 20 images have no patient"):
+            ev.metrics_with_intervals(labels, scores, patients)
+
+
+@pytest.mark.parametrize("wrong", [37.5, -0.001, 1.001, np.nan, np.inf, -np.inf, None, "high"])
+def test_thresholds_and_prevalences_are_shares(wrong):
+    labels, scores, who = reader(patients=20)
+    calls = (
+        lambda: ev.metrics(labels, scores, wrong),
+        lambda: ev.confusion(labels, scores, wrong),
+        lambda: ev.metrics_with_intervals(labels, scores, who, wrong),
+        lambda: ev.compare(labels, scores, scores, who, wrong, 0.5),
+        lambda: ev.compare(labels, scores, scores, who, 0.5, wrong),
+        lambda: ev.choose_threshold(labels, scores, prevalence=wrong),
+    )
+    for call in calls:
+        with pytest.raises(ev.EvaluationError, match="give a share in 0..1"):
+            call()
+
+
+def test_every_chosen_threshold_can_be_used():
+    threshold = ev.choose_threshold([1, 0], [0.5, 1.0], prevalence=0)  # nothing is positive, not even a score of 1
+    assert threshold > 1 and ev.metrics([1, 0], [0.5, 1.0], threshold)["specificity"] == 1
+    for ends in (0, 1, 0.0, np.float32(0.5)):
+        assert ev.confusion([1, 0], [0.5, 1.0], ends).sum() == 2
+
+
 def test_interval_has_the_textbook_width():
     # one image per patient: the accuracy's standard error is known
     labels, scores, _ = reader(patients=2500, each=1, skill=1)
@@ -243,7 +337,7 @@ def test_pairing_narrows_and_roles_reverse():
 def test_thresholds_are_applied_to_their_own_model():
     labels, a, who = reader()
     same = ev.compare(labels, a, a / 2, who, 0.5, 0.25, resamples=50)
-    assert same["agreement"] == 1 and same["difference"]["accuracy"] == [0, 0, 0] and same["delong_p"] == 1
+    assert same["agreement"] == 1 and same["difference"]["accuracy"][0] == 0 and same["delong_p"] == 1
 
 
 def test_two_thousand_resamples_are_quick():
@@ -290,23 +384,23 @@ def test_bad_patients_margins_and_counts():
     with pytest.raises(ev.EvaluationError, match="resamples is 0"):
         ev.compare(labels, scores, scores, who, resamples=0)
     comparison = ev.compare(labels, scores, scores, who, resamples=10)
-    for margins in ({"accuracy": 0}, {"accuracy": -0.1}, {"accuracy": float("nan")}, {"brier": 0.1}, {"speed": 1}):
+    for margins in ({"accuracy": 0}, {"accuracy": -0.1}, {"accuracy": float("nan")}, {"brier": 0.1}, {"speed": 1}, {}):
         with pytest.raises(ev.EvaluationError, match="margin"):
             ev.noninferiority(comparison, margins=margins)
 
 
 def test_warning_when_nothing_is_proved():
-    labels, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.9])
+    labels, scores = np.array([0, 1, 0, 1] * 3), np.array([0.1, 0.4, 0.6, 0.9] * 3)
 
     def warning(*models_and_thresholds):
         reference, candidate, *thresholds = models_and_thresholds
-        return ev.compare(labels, reference, candidate, np.arange(4), *thresholds, resamples=2)["warning"]
+        return ev.compare(labels, reference, candidate, np.arange(12), *thresholds, resamples=2)["warning"]
 
     assert warning(scores, scores) is None
     assert "candidate predicts pneumonia for every image" in warning(scores, scores / 2 + 0.5)
     assert "reference predicts normal for every image" in warning(scores, scores, 0.95, 0.5)
-    assert "candidate gives every image the same score" in warning(scores, np.full(4, 0.2))
-    both = warning(scores / 2, np.full(4, 0.2))
+    assert "candidate gives every image the same score" in warning(scores, np.full(12, 0.2))
+    both = warning(scores / 2, np.full(12, 0.2))
     assert both.startswith("This comparison proves nothing: the reference predicts normal")
     assert " and the candidate" in both
     # the thresholds decide, not one half

@@ -83,7 +83,7 @@ def numbers(text: str) -> list[str]:
 
 
 def published() -> set[str]:
-    "What the published lab reported, and what follows from it alone"
+    "What the published study reported, and what follows from it alone"
     values = [v for pair in PUBLISHED.values() for v in pair if not isinstance(v, str)]
     (before, after), (slow, fast) = PUBLISHED["accuracy at inference"], PUBLISHED["inference time (s)"]
     small, large = PUBLISHED["model size (MB)"]
