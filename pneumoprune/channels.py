@@ -30,7 +30,7 @@ from .core import PneumopruneError
 class CompactionError(PneumopruneError):
     "The network cannot be compacted, or the file holds no network: the message names the part and the remedy"
 
-# %% ../nbs/12_channels.ipynb #6ae17455
+# %% ../nbs/12_channels.ipynb #1112d967
 def _shape(node: fx.Node) -> tuple[int, ...]:
     "Shape of a node's tensor; `()` for what is no tensor"
     meta: Any = node.meta.get("tensor_meta")
@@ -47,18 +47,7 @@ def _pixels(node: fx.Node) -> int:
     "Positions of a node's tensor, channels aside"
     return int(np.prod(_shape(node)[2:], dtype=np.int64))
 
-
-def _holds_tensor(node: fx.Node) -> bool:
-    "Is the node's value a tensor, or does it hold some?"
-
-    def look(meta):
-        if isinstance(meta, dict | tuple | list) and not hasattr(meta, "shape"):
-            return any(map(look, meta.values() if isinstance(meta, dict) else meta))
-        return hasattr(meta, "shape")
-
-    return look(node.meta.get("tensor_meta"))
-
-# %% ../nbs/12_channels.ipynb #91142812
+# %% ../nbs/12_channels.ipynb #8830c6ad
 class Rule:
     "How an operation treats channels. This rule is the safe assumption: it reads all, keeps all and knows no constant"
 
@@ -83,47 +72,40 @@ class Rule:
         return [np.ones(_width(operand), bool) for operand in self.operands]
 
     def requires(self, out: np.ndarray, present: list[np.ndarray], given: list[np.ndarray]) -> list[np.ndarray]:
-        "The channels of each operand that have to come in, so that the channels `out` come out"
+        "The channels of each operand that have to exist, so that `out` can be computed; `present` exist so far"
         return self.reads(out)
 
     def yields(self, present: list[np.ndarray], out: np.ndarray) -> np.ndarray:
-        "The channels that come out at least, when the channels `present` come in and `out` are wanted"
+        "The output channels that exist, wanted or not, where `present` come in; `out` and perhaps more"
         return np.ones(self.width, bool)
 
-# %% ../nbs/12_channels.ipynb #7571b5bd
+# %% ../nbs/12_channels.ipynb #2e0e8baf
 class Coupled(Rule):
     "Every channel that comes out is one that came in: they stay or go together"
 
     def sources(self) -> np.ndarray:
-        "int64 (k, width): the channels that each output is made of, counted through all operands; -1 for none"
+        "int64 (rows, width): the channels each output is made of, numbered through all operands; -1 for none"
         return np.arange(self.width)[None]
 
     def value(self, given: np.ndarray) -> np.ndarray:
-        "What becomes of a constant: nothing, unless a kind of operation says otherwise"
+        "What the operation makes of constants: it hands them on, unless a subclass says otherwise"
         return given
 
     def constants(self, given):
-        return self.value(np.append(np.concatenate(given), np.nan)[self._sources[0]])
+        return self.value(np.append(np.concatenate(given), np.nan)[self.sources()[0]])
 
     def reads(self, out):
-        read = np.zeros(self._bounds[-1] + 1, bool)
-        read[self._sources[:, out]] = True
-        return np.split(read[:-1], self._bounds[:-1])
+        ends = np.cumsum([_width(operand) for operand in self.operands])
+        read = np.zeros(ends[-1] + 1, bool)  # the last entry takes what comes from nowhere (-1)
+        read[self.sources()[:, out]] = True
+        return np.split(read[:-1], ends[:-1])
 
     def yields(self, present, out):
-        return np.any(np.append(np.concatenate(present), False)[self._sources], axis=0)
-
-    @cached_property
-    def _sources(self) -> np.ndarray:
-        return self.sources()
-
-    @cached_property
-    def _bounds(self) -> np.ndarray:  # where the channels of each operand end
-        return np.cumsum([_width(operand) for operand in self.operands])
+        return np.any(np.append(np.concatenate(present), False)[self.sources()], axis=0)
 
     @property
     def _single(self) -> bool:
-        "One tensor and nothing else that is computed, in the place of the first argument"
+        "Does the call compute from one tensor only, its first argument?"
         first = self.module is not None or self.node.args[:1] == (*self.operands,)
         return len(self.operands) == 1 == len(self.node.all_input_nodes) and first
 
@@ -145,7 +127,7 @@ def rule_for(
 
     return register
 
-# %% ../nbs/12_channels.ipynb #fc01cedb
+# %% ../nbs/12_channels.ipynb #f168509d
 def _rule_of_module(kind: type[nn.Module]) -> type[Rule] | None:
     "The rule of a class of modules, or that of the parent whose `forward` it inherits"
     for parent in kind.__mro__:
@@ -155,7 +137,7 @@ def _rule_of_module(kind: type[nn.Module]) -> type[Rule] | None:
             return None
     return None
 
-
+# %% ../nbs/12_channels.ipynb #2afaa3b4
 def _name(node: fx.Node) -> tuple[str, bool]:
     "Name of the function or method that a node calls, and whether it changes its operand in place"
     name = getattr(node.target, "__name__", str(node.target))
@@ -164,7 +146,7 @@ def _name(node: fx.Node) -> tuple[str, bool]:
     inplace = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
     return name.strip("_"), inplace
 
-
+# %% ../nbs/12_channels.ipynb #5b7ad6ea
 def _rule_of(node: fx.Node, module: nn.Module | None) -> type[Rule] | None:
     "The rule registered for what a node calls; None where there is none"
     if module is not None:
@@ -198,7 +180,7 @@ class Elementwise(Coupled):
         function = getattr(torch.Tensor, self.node.target) if self.node.op == "call_method" else self.node.target
         return function(x, *self.node.args[1:], **self.node.kwargs)
 
-# %% ../nbs/12_channels.ipynb #9ac7f738
+# %% ../nbs/12_channels.ipynb #9085e8ac
 def _only_zero(given: np.ndarray) -> np.ndarray:
     "Zeros come in from around the image: only a constant 0 stays constant"
     return np.where(given == 0, 0.0, np.nan)
@@ -208,7 +190,7 @@ def _arguments(node: fx.Node, *names: str) -> dict:
     "Arguments of a function by name"
     return dict(zip(names, node.args)) | dict(node.kwargs)
 
-
+# %% ../nbs/12_channels.ipynb #39dcb13d
 @rule_for(
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
@@ -234,7 +216,7 @@ class Pool(Coupled):
         exact = not (padded and settings.get("count_include_pad", False)) and not settings.get("divisor_override")
         return given if exact else _only_zero(given)
 
-# %% ../nbs/12_channels.ipynb #2ae7de81
+# %% ../nbs/12_channels.ipynb #cf5336e5
 @rule_for(
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d, nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
@@ -243,22 +225,20 @@ class Pool(Coupled):
 class Pad(Coupled):
     "Pixels added around the image"
 
-    def _pad(self) -> tuple[Any, bool]:
-        "Pixels added at the ends of the last axes, and whether they are zeros"
-        if self.module is not None:
-            return self.module.padding, isinstance(self.module, (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d))
-        given = _arguments(self.node, "input", "pad", "mode", "value")
-        return given["pad"], given.get("mode", "constant") == "constant"
+    def __init__(self, node, module=None):
+        super().__init__(node, module)
+        call = {"mode": "constant", "value": 0} | _arguments(node, "input", "pad", "mode", "value")
+        self.zeros = call["mode"] == "constant" if module is None else type(module).__name__.startswith("ZeroPad")
+        self.pads = call["pad"] if module is None else self.module.padding  # at both ends of the last axes
+        self.filler = call["value"]
 
     def fits(self):
-        pads, _ = self._pad()
-        value = None if self.module is not None else _arguments(self.node, "input", "pad", "mode", "value").get("value")
-        return self._single and len(pads) <= 2 * (len(_shape(self.node)) - 2) and not value
+        return self._single and len(self.pads) <= 2 * (len(_shape(self.node)) - 2) and not self.filler
 
     def value(self, given):
-        return _only_zero(given) if self._pad()[1] else given
+        return _only_zero(given) if self.zeros else given
 
-# %% ../nbs/12_channels.ipynb #c015fc8a
+# %% ../nbs/12_channels.ipynb #4f95d71a
 @rule_for(nn.Flatten, "flatten", "view", "reshape", "squeeze", "unsqueeze")
 class Reshape(Coupled):
     "Channels stay whole, or each becomes a block of features"
@@ -274,7 +254,7 @@ class Reshape(Coupled):
         channels = _width(self.operands[0])
         return np.repeat(np.arange(channels), self.width // channels)[None]
 
-
+# %% ../nbs/12_channels.ipynb #9a95d2d6
 @rule_for("mean", "amax", "amin")
 class Reduction(Coupled):
     "Over pixels only"
@@ -328,7 +308,7 @@ class Concatenate(Coupled):
     def fits(self):
         return self.dim in (1, 1 - len(_shape(self.node))) and sum(map(_width, self.operands)) == self.width
 
-# %% ../nbs/12_channels.ipynb #5484adf9
+# %% ../nbs/12_channels.ipynb #cae906a6
 @rule_for(
     nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, Standardise,
@@ -343,56 +323,41 @@ class Query(Rule):
     "Asks for a shape or counts something"
 
     def fits(self):
-        return not _holds_tensor(self.node)
+        return "tensor_meta" not in self.node.meta
 
     def reads(self, out):
         return [np.zeros(_width(operand), bool) for operand in self.operands]
 
-# %% ../nbs/12_channels.ipynb #26c2c3ad
+# %% ../nbs/12_channels.ipynb #594dc5b1
 class Cuttable(Rule):
     "A module with parameters for each channel that comes out"
 
-    @property
-    def own(self) -> int:
-        "Outputs the module computes itself"
-        return getattr(self.module, "num_features", None) or len(self.module.weight)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        "The own output behind each channel that comes out; -1 where a constant is filled in"
-        place = self._buffer("place")
-        return np.arange(self.width) if place is None else np.where(place < self.own, place, -1)
-
-    @cached_property
-    def fill(self) -> np.ndarray:
-        "The constants that are filled in; 0 elsewhere"
-        place, fill = self._buffer("place"), self._buffer("fill")
-        return np.zeros(self.width) if place is None or fill is None else np.append(np.zeros(self.own), fill)[place]
-
-    @property
-    def placed(self) -> bool:
-        "Does it fill in constants among its own outputs?"
-        return self._buffer("place") is not None
+    def __init__(self, node, module=None):
+        super().__init__(node, module)
+        buffers = {name: tensor.cpu().numpy() for name, tensor in self.module.named_buffers(recurse=False)}
+        self.index, self.place = buffers.get("index"), buffers.get("place")
+        self.own = getattr(module, "num_features", None) or len(self.module.weight)  # outputs it computes itself
+        self.rows = np.arange(self.width)  # the own output that is each channel; -1 where a constant is filled in
+        self.fill = np.zeros(self.width)  # these constants; 0 elsewhere
+        if self.place is not None:
+            self.rows = np.where(self.place < self.own, self.place, -1)
+            self.fill = np.append(np.zeros(self.own), buffers["fill"])[self.place]
 
     @property
     def wired(self) -> bool:
         "Does it fill in constants, or select what it reads?"
-        return self.placed or self._buffer("index") is not None
+        return self.place is not None or self.index is not None
 
     def spread(self, values: np.ndarray, fill: np.ndarray | float = 0.0) -> np.ndarray:
         "From own outputs to the channels that come out"
-        if not self.placed:
+        if self.place is None:
             return values
         return np.where((self.rows >= 0).reshape(-1, *[1] * (values.ndim - 1)), values[self.rows], fill)
 
-    def _buffer(self, name: str) -> np.ndarray | None:
-        tensor = getattr(self.module, name, None)
-        return None if tensor is None else tensor.cpu().numpy()
-
-# %% ../nbs/12_channels.ipynb #05008b12
+# %% ../nbs/12_channels.ipynb #f35050e8
 @rule_for(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class Norm(Cuttable, Coupled):
-    "Batch normalisation: in evaluation a constant stays one, and a scale of 0 makes one of anything"
+    "Batch normalisation: in evaluation a constant stays one, and a scale of 0 turns any channel into one"
 
     def sources(self):
         return self.rows[None]
@@ -409,7 +374,7 @@ class Norm(Cuttable, Coupled):
             value = (given[0] - module.running_mean.numpy()) / deviation * scale + shift
         return self.spread(np.where(scale == 0, shift, value), self.fill)
 
-# %% ../nbs/12_channels.ipynb #a065de2c
+# %% ../nbs/12_channels.ipynb #88196faa
 def _first(present: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     "An emptied layer keeps its first channel (of those in `among`)"
     if not present.any():
@@ -418,26 +383,21 @@ def _first(present: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     return present
 
 
-def _balanced(
-    present: np.ndarray,  # bool (groups, channels of a group)
-    groups: np.ndarray,  # bool (groups,): those that stay
-) -> np.ndarray:
-    "Groups stay equally wide: the narrower ones keep some more channels, the first free ones"
+def _balanced(present: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    "bool (groups, channels of a group): make `groups` equally wide; narrower ones keep the first free channels"
     count = present.sum(1)
     missing = max(count[groups].max(initial=0), 1) - count
     return present | (groups[:, None] & ~present & (np.cumsum(~present, 1) <= missing[:, None]))
 
-
-def _spokesman(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.ndarray:
-    "Of the constants `stuck` behind zero padding the one that speaks for all: if possible one that comes in anyway"
+# %% ../nbs/12_channels.ipynb #c28e6af8
+def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.ndarray:
+    "The one of the constants `stuck` that carries the others: if possible one that is present anyway, of large value"
     among = stuck & present if (stuck & present).any() else stuck
-    one = np.zeros_like(stuck)
-    one[np.where(among, np.abs(given), -1.0).argmax()] = True
-    return one
+    return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/12_channels.ipynb #7f40bae1
+# %% ../nbs/12_channels.ipynb #6f06efc0
 class _Weights(Cuttable):
-    "The numbers of a convolution or linear layer, in one shape for all of them"
+    "The parameters of a convolution or linear layer, in one shape for all of them"
 
     @property
     def groups(self) -> int:
@@ -445,19 +405,18 @@ class _Weights(Cuttable):
 
     @cached_property
     def columns(self) -> np.ndarray:
-        "The own input behind each channel that comes in; -1 where the layer does not read it"
-        index, inputs = self._buffer("index"), _width(self.operands[0])
-        columns = np.arange(inputs) if index is None else np.full(inputs, -1)
-        if index is not None:
-            columns[index] = np.arange(len(index))
+        "The column of the module's weight for each channel that comes in; -1 for one that it does not read"
+        columns = np.full(_width(self.operands[0]), -1)
+        read = slice(None) if self.index is None else self.index
+        columns[read] = np.arange(len(columns[read]))
         return columns
 
     @cached_property
     def weight(self) -> np.ndarray:
-        "(groups, outputs of a group, inputs of a group, taps), as if nothing were wired"
+        "float (groups, outputs of a group, inputs of a group, taps), with zeros for what is wired"
         weight = self.module.weight.detach().numpy()
         weight = weight.reshape(*weight.shape[:2], -1)
-        if self._buffer("index") is not None:
+        if self.index is not None:
             weight = np.where((self.columns >= 0)[:, None], weight[:, self.columns], 0.0)
         return self.spread(weight).reshape(self.groups, self.width // self.groups, -1, weight.shape[-1])
 
@@ -466,7 +425,7 @@ class _Weights(Cuttable):
         bias = self.module.bias
         return self.spread(np.zeros(self.own) if bias is None else bias.detach().numpy(), self.fill)
 
-    @cached_property
+    @property
     def padded(self) -> bool:
         "Does the filter see zeros around the image?"
         padding = getattr(self.module, "padding", (0,))
@@ -474,7 +433,7 @@ class _Weights(Cuttable):
             padding = (int(padding == "same" and max(self.module.kernel_size) > 1),)
         return getattr(self.module, "padding_mode", "zeros") == "zeros" and any(padding)
 
-# %% ../nbs/12_channels.ipynb #a303f37b
+# %% ../nbs/12_channels.ipynb #5203fc83
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -493,15 +452,13 @@ class Layer(_Weights):
         return np.where((self._used & varies[:, None]).any(-1).reshape(-1), np.nan, total)
 
     def reads(self, out):
-        if self._last is None or (self._last[0] != out).any():  # the same is asked again and again
-            self._last = out, (self._used & out.reshape(self.groups, -1, 1)).any(1).reshape(-1)
-        return [self._last[1]]
+        return [(self._used & out.reshape(self.groups, -1, 1)).any(1).reshape(-1)]
 
     def requires(self, out, present, given):
         (used,) = self.reads(out & self.live)
         stuck = used & self.stuck(given[0]).reshape(-1)
         if self.groups == 1 and stuck.any():
-            stuck = _spokesman(stuck, present[0], given[0])
+            stuck = _carrier(stuck, present[0], given[0])
         needed = (used & np.isnan(given[0])) | stuck
         if self.groups > 1:
             groups = np.any(out.reshape(self.groups, -1), axis=1)
@@ -514,15 +471,13 @@ class Layer(_Weights):
         out, come = (channels.reshape(self.groups, -1) for channels in (out, present[0]))
         return _balanced(out, _first(np.any(out, axis=1) | np.any(come, axis=1))).reshape(-1)
 
-    _last: tuple[np.ndarray, np.ndarray] | None = None
-
     @cached_property
     def _used(self) -> np.ndarray:
         return (self.weight != 0).any(-1)
 
-# %% ../nbs/12_channels.ipynb #38b47acd
+# %% ../nbs/12_channels.ipynb #ab28e369
 class _Tracer(fx.Tracer):
-    "Symbolic tracer that knows where it is, so that an error can name the module"
+    "Symbolic tracer that notes which module it is in, so that an error can name it"
 
     def __init__(self, leaves: Set[str] = frozenset()):
         super().__init__()
@@ -538,11 +493,8 @@ class _Tracer(fx.Tracer):
         self.inside.pop()  # on failure the path stays
         return result
 
-# %% ../nbs/12_channels.ipynb #0c1877f9
-def _trace(
-    model: nn.Module,
-    strict: bool,
-) -> fx.Graph:
+# %% ../nbs/12_channels.ipynb #9c37e5dd
+def _trace(model: nn.Module, strict: bool) -> fx.Graph:
     "The graph of `model`; with `strict=False` a module that cannot be traced becomes one node"
     leaves = set()
     while True:
@@ -559,8 +511,8 @@ def _trace(
                 ) from error
             leaves.add(where)
 
-# %% ../nbs/12_channels.ipynb #9e1033ce
-def _sequence_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+# %% ../nbs/12_channels.ipynb #ad611d5c
+def _order_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     "Who reads a tensor after it was changed in place reads the result: make the graph say so"
     position = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
@@ -571,7 +523,7 @@ def _sequence_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             for user in [user for user in changed.users if position[user] > position[node]]:
                 user.replace_input_with(changed, node)
 
-
+# %% ../nbs/12_channels.ipynb #f0093bec
 def _shared(graph: fx.Graph, modules: dict[str, nn.Module]) -> set[str]:
     "Modules that run more than once, or share a tensor with another"
     calls = Counter(id(modules[node.target]) for node in graph.nodes if node.op == "call_module")
@@ -584,8 +536,8 @@ def _shared(graph: fx.Graph, modules: dict[str, nn.Module]) -> set[str]:
 
     return {name for name, module in modules.items() if tensors[module] and shared(name, module)}
 
-# %% ../nbs/12_channels.ipynb #ee8fa821
-def _place(node: fx.Node) -> str:
+# %% ../nbs/12_channels.ipynb #d9251081
+def _where(node: fx.Node) -> str:
     "Where in the network a node stands"
     if node.op == "call_module":
         return f"module {node.target!r}"
@@ -593,18 +545,13 @@ def _place(node: fx.Node) -> str:
     inside = list(stack.values())[-1][0] if stack else ""
     return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
 
-# %% ../nbs/12_channels.ipynb #4101eea3
-def _attach(
-    node: fx.Node,
-    module: nn.Module | None,  # that the node calls
-    kept: bool,  # keep all its channels, whatever it is
-    strict: bool,
-) -> Rule:
-    "The rule of a node; with `strict`, `CompactionError` for what is not known"
+# %% ../nbs/12_channels.ipynb #31c7fbe0
+def _attach(node: fx.Node, module: nn.Module | None, kept: bool, strict: bool) -> Rule:
+    "The rule of a node that calls `module`; the safe one if `kept`; `CompactionError` if there is none and `strict`"
     safe = Rule(node, module)
     if node.op in ("placeholder", "output", "get_attr") or kept:
         return safe
-    if not _holds_tensor(node):
+    if "tensor_meta" not in node.meta:
         return Query(node)
     kind = _rule_of(node, module)
     if not safe.operands:
@@ -614,12 +561,12 @@ def _attach(
     if strict:
         what = type(module).__name__ if module is not None else f"{node.op.removeprefix('call_')} {_name(node)[0]}"
         raise CompactionError(
-            f"{_place(node)}: {what} on a tensor of shape {_shape(safe.operands[0])} is not known to compaction; "
+            f"{_where(node)}: {what} on a tensor of shape {_shape(safe.operands[0])} is not known to compaction; "
             "register a rule for it, or pass strict=False to keep all channels around it"
         )
     return safe
 
-# %% ../nbs/12_channels.ipynb #95a4be97
+# %% ../nbs/12_channels.ipynb #f9060a3e
 @dataclass
 class ChannelGraph:
     "A network's graph with the rule of every node, and what the rules say about its channels"
@@ -639,7 +586,7 @@ class ChannelGraph:
         return found
 
     def live(self, among: dict[fx.Node, np.ndarray] | None = None) -> dict[fx.Node, np.ndarray]:
-        "Per node the channels that the output depends on; with `among`, by way of those only"
+        "Per node the channels that the network's output is computed from; with `among`, through these channels only"
         found = {node: np.zeros(rule.width, bool) for node, rule in self.rules.items()}
         for node, rule in reversed(self.rules.items()):
             if among is not None:
@@ -663,7 +610,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/12_channels.ipynb #945e58c1
+# %% ../nbs/12_channels.ipynb #26426291
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -675,7 +622,7 @@ def channel_graph(
     with _evaluating(model), torch.no_grad():
         traced = fx.GraphModule(model, _trace(model, strict))
         modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
-        _sequence_in_place(traced.graph, modules)
+        _order_in_place(traced.graph, modules)
         ShapeProp(traced).propagate(*inputs)
     shared, rules = _shared(traced.graph, modules), {}
     for node in traced.graph.nodes:
@@ -686,11 +633,9 @@ def channel_graph(
         rules[node].live = live
     return found
 
-# %% ../nbs/12_channels.ipynb #85cec498
-def _numbered(
-    rules: dict[fx.Node, Rule],
-) -> dict[fx.Node, np.ndarray]:  # int64 per node: coupled channels have the same number
-    "Number the channels of a graph"
+# %% ../nbs/12_channels.ipynb #e0e66a14
+def _numbered(rules: dict[fx.Node, Rule]) -> dict[fx.Node, np.ndarray]:
+    "Number the channels of every node, int64: coupled channels have the same number"
     numbers, pairs, count = {}, [np.zeros((2, 0), np.int64)], 0
     for node, rule in rules.items():
         own = np.arange(count, count + rule.width)
@@ -705,7 +650,7 @@ def _numbered(
     _, label = connected_components(coo_array((np.ones(len(first)), (first, second)), (count, count)), directed=False)
     return {node: label[own] for node, own in numbers.items()}
 
-# %% ../nbs/12_channels.ipynb #7c1ea660
+# %% ../nbs/12_channels.ipynb #8b2b8e71
 @dataclass
 class Group:
     "Channels that stay or go together: the layers that make them, those that read them, those that scale them"
@@ -715,16 +660,16 @@ class Group:
     consumers: list[str] = field(default_factory=list)  # their weight's dimension 1 counts channels x block
     norms: list[str] = field(default_factory=list)  # batch normalisations in between
 
-
-def _join(groups: dict[tuple, Group], fixed: set[int], channels: np.ndarray, role: str, name: str) -> None:
-    "Note a module with the group whose channels it takes, in blocks, all and in order; else they are fixed"
+# %% ../nbs/12_channels.ipynb #9379d25d
+def _assign(groups: dict[tuple, Group], fixed: set[int], channels: np.ndarray, role: str, name: str) -> None:
+    "Enter a module in the group whose channels it takes; if there is none, the channels are fixed"
     key = tuple(dict.fromkeys(channels.tolist()))
     if key in groups and np.array_equal(np.repeat(key, len(channels) // len(key)), channels):
         getattr(groups[key], role).append(name)
     else:
         fixed.update(channels.tolist())
 
-# %% ../nbs/12_channels.ipynb #21b78841
+# %% ../nbs/12_channels.ipynb #31ad2f9a
 def channel_groups(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -732,8 +677,8 @@ def channel_groups(
     """
     Groups of coupled channels that may be removed: the dependency groups of Fang et al. 2023 (arXiv:2301.12900).
 
-    Left out are channels that the network's input, its output, a grouped layer or an operation without a rule ties
-    down. `PneumopruneError` where nothing is left.
+    Left out are channels of the network's input or output, of a grouped layer, or of an operation without a rule.
+    `PneumopruneError` where no group is left.
     """
     rules = channel_graph(model, example_input, strict=False).rules
     numbers, groups, fixed = _numbered(rules), {}, set()
@@ -741,9 +686,9 @@ def channel_groups(
         out, into = numbers[node], [numbers[operand] for operand in rule.operands]
         if isinstance(rule, Layer) and rule.groups == 1 and not rule.wired:
             groups.setdefault(tuple(out), Group(rule.width)).producers.append(rule.name)
-            _join(groups, fixed, into[0], "consumers", rule.name)
+            _assign(groups, fixed, into[0], "consumers", rule.name)
         elif isinstance(rule, Norm) and not rule.wired:
-            _join(groups, fixed, out, "norms", rule.name)
+            _assign(groups, fixed, out, "norms", rule.name)
         elif not isinstance(rule, Coupled | Query):
             fixed.update(*into, out)
     members = Counter(number for key in groups for number in key)

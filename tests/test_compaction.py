@@ -442,6 +442,23 @@ def test_batch_norm_trains_alike():
     torch.testing.assert_close(outputs(small, x), outputs(model, x), rtol=1e-9, atol=1e-9)
 
 
+def test_residual_networks_train_alike():
+    model = lively(torchvision.models.resnet18(num_classes=2)).double().train()
+    for name, module in model.named_modules():
+        if name.endswith("conv2"):  # its inputs are made inside the block, and leave with their masks
+            prune.random_structured(module, "weight", amount=0.3, dim=1)
+    x, y = torch.randn(4, 3, 32, 32).double(), torch.tensor([0, 1, 1, 0])
+    small = compact(model, x)
+    assert len(small.layer1[0].conv1.weight) == 45 and not small.report.constants
+    for network in (model, small):
+        optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    torch.testing.assert_close(outputs(small, x), outputs(model, x), rtol=1e-9, atol=1e-9)
+
+
 def test_restore_refuses_what_does_not_fit():
     model = masked(tiny(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
     with pytest.raises(CompactionError, match="not made by compact"):
