@@ -421,6 +421,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pneumoprune.lab._peak_memory': ('lab.html#_peak_memory', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._predictions': ('lab.html#_predictions', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._quantise': ('lab.html#_quantise', 'pneumoprune/lab.py'),
+                                 'pneumoprune.lab._read_slim': ('lab.html#_read_slim', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._sizes': ('lab.html#_sizes', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._speedups': ('lab.html#_speedups', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._with_training': ('lab.html#_with_training', 'pneumoprune/lab.py'),

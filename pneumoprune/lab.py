@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'run_lab']
 
-# %% ../nbs/18_lab.ipynb #74765e2e
+# %% ../nbs/18_lab.ipynb #493d5d72
 import copy
 import json
 import platform
@@ -25,7 +25,15 @@ from torch import nn
 from torch.nn.utils import prune
 from tqdm.auto import tqdm
 
-from .alexnet import count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
+from pneumoprune.alexnet import (
+    Standardise,
+    count_macs,
+    count_parameters,
+    file_mb,
+    fold_gray,
+    narrow_alexnet,
+    size_mb,
+)
 from pneumoprune.benchmark import (
     Predictor,
     inference_seconds,
@@ -327,7 +335,15 @@ def compacted_stage(lab: Lab, masked: nn.Module) -> nn.Module:
                            "inputs_checked": report.inputs_checked})
     return compacted
 
-# %% ../nbs/18_lab.ipynb #0aee6520
+# %% ../nbs/18_lab.ipynb #27032b26
+def _read_slim(path: Path) -> nn.Module:
+    "A slim network from its file; `PneumopruneError` for one that would take images for standardised input"
+    network = load_network(path)
+    if not any(isinstance(module, Standardise) for module in network.modules()):
+        raise PneumopruneError(f"{path} holds a network without its standardisation; delete the file to train it again")
+    return network
+
+# %% ../nbs/18_lab.ipynb #7c2cf13f
 def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, nn.Module]:
     "`slim`, and beside it `slim-seed-1`, …: the same network trained with other seeds"
     names = ["slim", *(f"slim-seed-{seed}" for seed in range(1, lab.settings.slim.seeds))]
@@ -337,7 +353,7 @@ def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, n
             _add_history(lab, name, result.history[result.history["model"] == name])
             save_network(network, lab.weights(name))
         lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
-    return {name: load_network(lab.weights(name)) for name in names}
+    return {name: _read_slim(lab.weights(name)) for name in names}
 
 # %% ../nbs/18_lab.ipynb #eb4cf25a
 def _quantise(lab: Lab, network: nn.Module) -> tuple[QuantizationReport, bool]:
