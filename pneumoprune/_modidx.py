@@ -204,7 +204,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'pneumoprune.compaction._answers': ('compaction.html#_answers', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._apply': ('compaction.html#_apply', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._batches': ('compaction.html#_batches', 'pneumoprune/compaction.py'),
-                                        'pneumoprune.compaction._copy': ('compaction.html#_copy', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._cost': ('compaction.html#_cost', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._cut_layer': ('compaction.html#_cut_layer', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._cuts': ('compaction.html#_cuts', 'pneumoprune/compaction.py'),

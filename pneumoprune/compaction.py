@@ -6,7 +6,7 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #fcb56fdd
+# %% ../nbs/13_compaction.ipynb #0c7e2a48
 import copy
 import warnings
 from collections import OrderedDict
@@ -22,7 +22,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import count_parameters, size_mb
+from .alexnet import copy_network, count_parameters, size_mb
 from pneumoprune.channels import (
     RULES,
     ChannelGraph,
@@ -41,12 +41,6 @@ from pneumoprune.channels import (
     channel_graph,
     rule_for,
 )
-
-# %% ../nbs/13_compaction.ipynb #ea8c5ac0
-def _copy(model: nn.Module) -> nn.Module:
-    "A deep copy; the weights that `prune` computes on the fly would stop `copy.deepcopy`"
-    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in computed})
 
 # %% ../nbs/13_compaction.ipynb #7c16c1db
 def _materialise(model: Any) -> Any:
@@ -543,7 +537,7 @@ def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[to
         raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
     return inputs
 
-# %% ../nbs/13_compaction.ipynb #6ca50dff
+# %% ../nbs/13_compaction.ipynb #7a472b6c
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -566,7 +560,7 @@ def compact(
     like = next((t for t in model.parameters() if t.is_floating_point()), inputs[0])
     probes = [torch.cat([x.detach().cpu().double(), r]) for x, r in zip(inputs, _random_inputs(shapes))]
     native = [x.to(like.device, like.dtype) for x in probes]
-    result: Any = _copy(model).eval()
+    result: Any = copy_network(model).eval()
     expected_native, _ = _answers(result, native)  # with its masks still in place
     _materialise(result)
     reference = copy.deepcopy(result).cpu().double()
@@ -638,7 +632,7 @@ def _write_back(source: nn.Module, target: nn.Module, name: str, report: Compact
             new = torch.where(mask.cpu().bool(), new, old)
         place.copy_(new)
 
-# %% ../nbs/13_compaction.ipynb #1a4c36e7
+# %% ../nbs/13_compaction.ipynb #462b40f1
 def restore(
     compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
     masked: nn.Module,  # changed in place: its weights, not its masks
@@ -653,7 +647,7 @@ def restore(
     if not isinstance(report, CompactionReport):
         raise CompactionError("this network was not made by compact: no .report says where its weights belong")
     with torch.no_grad():
-        for name, source in _materialise(_copy(compacted)).named_modules():
+        for name, source in _materialise(copy_network(compacted)).named_modules():
             try:
                 target = masked.get_submodule(name)
             except AttributeError:

@@ -420,7 +420,7 @@ def _npz_source(path: Path) -> _Source:
     ]
     return _Source(places, read, lambda: sha256(path))
 
-# %% ../nbs/01_data.ipynb #5d121a24
+# %% ../nbs/01_data.ipynb #00afe7ca
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 
 
@@ -432,7 +432,7 @@ def _check_packing(entries: Iterable[zipfile.ZipInfo], source: str) -> None:
         raise DataError(f"{source} is encrypted ({encrypted} of {_count(len(files), 'file')}); "
                         "unpack it with its password and give the folder")
     if strange := sorted({info.compress_type for info in files} - _PACKINGS):
-        names = " and ".join(zipfile.compressor_names.get(kind, f"method {kind}") for kind in strange)
+        names = " and ".join(getattr(zipfile, "compressor_names", {}).get(kind, f"method {kind}") for kind in strange)
         raise DataError(f"{source} is packed with {names}, which Python can't unpack; unpack it and give the folder")
 
 # %% ../nbs/01_data.ipynb #8c4cb418

@@ -256,7 +256,7 @@ def _widened(low, high, patients: int, least: float) -> tuple[np.ndarray, np.nda
     unseen = np.where(high - low < 1e-12, 1 - 0.025 ** (1 / patients), 0)
     return np.maximum(low - unseen, np.minimum(low, least)), np.minimum(high + unseen, np.maximum(high, 1))
 
-# %% ../nbs/03_evaluation.ipynb #b77b56e6
+# %% ../nbs/03_evaluation.ipynb #d0de724c
 def _with_interval(
     values: dict[str, float],
     draws: Sequence[np.ndarray],  # blocks (R, 10)
@@ -264,7 +264,8 @@ def _with_interval(
     least: float,  # smallest value there can be: 0, or −1 of a difference
 ) -> dict[str, list[float]]:
     "metric -> [value, low, high]: the middle 95 % of the draws, wider where they can't tell"
-    low, high = _widened(*np.percentile(np.concatenate(draws), (2.5, 97.5), axis=0), patients, least)
+    low, high = np.percentile(np.concatenate(draws), (2.5, 97.5), axis=0)
+    low, high = _widened(low, high, patients, least)
     return {name: [values[name], float(low[i]), float(high[i])] for i, name in enumerate(METRICS)}
 
 # %% ../nbs/03_evaluation.ipynb #f151d46d

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #d7daffc0
+# %% ../nbs/14_networks.ipynb #0318df7a
 import difflib
 import inspect
 import json
@@ -26,12 +26,12 @@ from safetensors.torch import save_file
 from torch import fx, nn
 from torch.nn.utils import prune
 
+from .alexnet import copy_network
 from .channels import RULES, CompactionError, _name, _trace, _where
 from pneumoprune.compaction import (
     _PLAIN,
     _WIRING,
     CompactionReport,
-    _copy,
     _free_dropout,
     _from_graph,
     _materialise,
@@ -162,7 +162,7 @@ def _architecture(model: nn.Module, graph: fx.Graph) -> dict:
         "parameters": [name for name, _ in model.named_parameters() if name in read],
     }
 
-# %% ../nbs/14_networks.ipynb #b5ced47e
+# %% ../nbs/14_networks.ipynb #46509479
 def save_network(
     model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
     path: str | os.PathLike,  # file to write, usually `.safetensors`
@@ -173,7 +173,7 @@ def save_network(
 
     Raises `CompactionError` for a network that cannot be traced or has an operation without a rule.
     """
-    model = _materialise(_copy(model)).eval()
+    model = _materialise(copy_network(model)).eval()
     graph = _trace(model, strict=True)
     _free_dropout(model, graph)
     description = _architecture(model, graph)

@@ -635,7 +635,7 @@ def compare_formats(
         table["milliseconds"] = in_turns(calls, repeats=repeats).median()
     return table
 
-# %% ../nbs/16_quantization.ipynb #66b9df9e
+# %% ../nbs/16_quantization.ipynb #4cf62a0b
 class _SevenBits(nn.Module):
     "Weights as `quantize_int8` stores them: signed, seven bits, one scale per output channel"
 
@@ -647,6 +647,8 @@ class _SevenBits(nn.Module):
 
 class _Masked(nn.Module):
     "Weights that stay zero where a mask says so"
+
+    mask: torch.Tensor
 
     def __init__(self, mask: torch.Tensor):  # 0 or 1, of the weight's shape
         super().__init__()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CRITERIA', 'score_channels', 'channel_costs', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed', 'slim']
 
-# %% ../nbs/15_slimming.ipynb #4965a761
+# %% ../nbs/15_slimming.ipynb #41013ed6
 import copy
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from .alexnet import count_macs, count_parameters, size_mb
+from .alexnet import copy_network, count_macs, count_parameters, size_mb
 from .benchmark import in_turns
 from .channels import Group, channel_groups
 from .compaction import compact
@@ -181,7 +181,7 @@ def _zero_inputs(layer, channels: np.ndarray, width: int) -> None:
     "Weights of zero for some of the `width` channels that a layer reads"
     layer.weight.view(layer.weight.shape[0], width, -1)[:, channels] = 0
 
-# %% ../nbs/15_slimming.ipynb #784442c2
+# %% ../nbs/15_slimming.ipynb #2bafa15f
 def remove_channels(
     model: nn.Module,  # left untouched
     groups: list[Group],
@@ -189,7 +189,7 @@ def remove_channels(
     example: torch.Tensor,  # input for `compact`, two images or more
 ) -> nn.Module:  # a smaller network, its weights those of the channels that stayed
     "Zero the channels in producers, normalisations and consumers, and let `compact` cut them out"
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     for group, channels in zip(groups, removed):
         for name in (*group.producers, *group.norms):
             _zero_outputs(model.get_submodule(name), channels)
