@@ -305,7 +305,7 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #46f8561d
+# %% ../nbs/17_prediction.ipynb #d8d417cd
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
@@ -317,10 +317,12 @@ def explain_file(
     if model is not None and Path(model).suffix == ".safetensors":
         from pneumoprune.networks import load_network
 
-        image = read_image(path, size)
-        heat = grad_cam(load_network(model), image)
+        network, image = load_network(model), read_image(path, size)
+        if not any(type(module).__name__ == "Standardise" for module in network.modules()):
+            raise PredictionError(f"{model} does not take grey images; give a network of a run's models folder")
+        heat = grad_cam(network, image)
     else:
-        network = OnnxModel(model)
-        image = read_image(path, network.size)
-        heat = occlusion_map(network, image)
+        onnx = OnnxModel(model)
+        image = read_image(path, onnx.size)
+        heat = occlusion_map(onnx, image)
     save_heatmap(image, heat, output)

@@ -151,3 +151,16 @@ def test_one_prediction_from_the_shell_is_cold_small_and_without_torch(xray, tmp
         seconds.append(time.perf_counter() - start)
         assert done.returncode == 0 and "no medical device" in done.stdout, done.stderr
     assert min(seconds) < 3, seconds  # a second on a quiet machine; this one may be busy
+
+
+def test_explain_refuses_a_network_that_takes_no_grey_images(tmp_path):
+    from torch import nn
+
+    from pneumoprune.networks import save_network
+    from pneumoprune.prediction import PredictionError, explain_file
+
+    save_network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)), tmp_path / "rgb.safetensors")
+    Image.new("L", (64, 64)).save(tmp_path / "x.png")
+    with pytest.raises(PredictionError, match="does not take grey images; give a network of a run"):
+        explain_file(tmp_path / "x.png", tmp_path / "heat.png", tmp_path / "rgb.safetensors", size=64)
+    assert not (tmp_path / "heat.png").exists()
