@@ -305,7 +305,7 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #d8d417cd
+# %% ../nbs/17_prediction.ipynb #423c3fb6
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
@@ -315,10 +315,11 @@ def explain_file(
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
     if model is not None and Path(model).suffix == ".safetensors":
+        from pneumoprune.alexnet import Standardise
         from pneumoprune.networks import load_network
 
         network, image = load_network(model), read_image(path, size)
-        if not any(type(module).__name__ == "Standardise" for module in network.modules()):
+        if not any(isinstance(module, Standardise) for module in network.modules()):
             raise PredictionError(f"{model} does not take grey images; give a network of a run's models folder")
         heat = grad_cam(network, image)
     else:
