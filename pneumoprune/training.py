@@ -356,14 +356,14 @@ def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
-# %% ../nbs/10_training.ipynb #86f08a2b
+# %% ../nbs/10_training.ipynb #539d19d2
 def _digest(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> str:
     "SHA-256 of named tensors and notes"
     total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        total.update(bytes(tensor.reshape(-1).view(torch.uint8).numpy()))
     return total.hexdigest()
 
 
