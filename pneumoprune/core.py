@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'check_count', 'as_number', 'nameless',
            'atomic_path', 'write_json', 'read_json', 'write_csv', 'sha256', 'to_gray', 'to_square', 'check_pixels',
-           'decode_image', 'check_model_file', 'open_onnx', 'figure_style']
+           'decode_image', 'check_model_file', 'open_onnx', 'run_onnx', 'figure_style']
 
-# %% ../nbs/00_core.ipynb #69d57b16
+# %% ../nbs/00_core.ipynb #b6a3f696
 import hashlib
 import json
 import operator
@@ -15,7 +15,7 @@ import os
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -261,6 +261,56 @@ def open_onnx(
     except Exception as error:  # ONNX Runtime's errors share no base class but this one
         reason = " ".join(str(error).split())[:200]
         raise PneumopruneError(f"{name} is no ONNX file that can be read ({reason}); export it again") from error
+
+# %% ../nbs/00_core.ipynb #06aebbc6
+def _run_batch(session, images: "np.ndarray", seconds: float) -> "np.ndarray":
+    "What an open network says of some images; stopped after `seconds`"
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    clock = Timer(seconds, setattr, (options, "terminate", True))
+    clock.daemon = True
+    clock.start()
+    try:
+        return np.asarray(session.run(None, {session.get_inputs()[0].name: images}, options)[0])
+    finally:
+        clock.cancel()
+
+
+def _probabilities(session, images: "np.ndarray", seconds: float, name: str) -> "np.ndarray":
+    "The same, if it is a probability for each image; else `PneumopruneError`"
+    try:
+        answer = _run_batch(session, images, seconds)
+    except Exception as error:  # ONNX Runtime's errors share no base class but this one
+        raise PneumopruneError(f"{name} fails ({' '.join(str(error).split())[:200]}); export it again") from error
+    if answer.shape != (len(images),):
+        raise PneumopruneError(f"{name} answers {len(images)} images with {answer.shape} numbers; export it again")
+    if not ((answer >= 0) & (answer <= 1)).all():  # NaN fails too
+        found = f"{answer.min():g} to {answer.max():g}"
+        raise PneumopruneError(f"{name} answers {found}, no probabilities; export it again")
+    return answer
+
+# %% ../nbs/00_core.ipynb #a9ce786d
+def run_onnx(
+    session: "onnxruntime.InferenceSession",  # of `open_onnx`; takes uint8 (n, 1, S, S)
+    images: "np.ndarray",  # uint8 (N, 1, S, S); anything else is refused
+    *,
+    name: str = "the model",  # in messages
+    batch_size: int = 32,  # images at a time: bounds the memory, doesn't change the result
+    seconds: float = 300.0,  # what a batch may take
+) -> "np.ndarray":  # float64 (N,), probability of pneumonia
+    "What an open network predicts; `PneumopruneError` for images of another kind, and for answers that are none"
+    import numpy as np
+
+    images, (_, *wanted) = np.asarray(images), session.get_inputs()[0].shape
+    if images.dtype != np.uint8 or list(images.shape[1:]) != wanted:
+        takes = ", ".join(map(str, wanted))
+        raise PneumopruneError(f"{name} takes images uint8 (N, {takes}), not {images.dtype} {images.shape}; "
+                               f"load them with size={wanted[-1]}")
+    starts = range(0, len(images), check_count(batch_size, "batch_size"))
+    parts = [_probabilities(session, images[at : at + batch_size], seconds, name) for at in starts]
+    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
 # %% ../nbs/00_core.ipynb #cell-016
 def figure_style() -> None:
