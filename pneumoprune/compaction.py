@@ -6,7 +6,7 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #0c7e2a48
+# %% ../nbs/13_compaction.ipynb #f1c729c6
 import copy
 import warnings
 from collections import OrderedDict
@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import copy_network, count_parameters, size_mb
+from .alexnet import _materialise, copy_network, count_parameters, size_mb
 from pneumoprune.channels import (
     RULES,
     ChannelGraph,
@@ -42,19 +42,7 @@ from pneumoprune.channels import (
     rule_for,
 )
 
-# %% ../nbs/13_compaction.ipynb #7c16c1db
-def _materialise(model: Any) -> Any:
-    "Turn masks and parametrizations into plain weights, in place: `weight_orig` x `weight_mask` becomes `weight`"
-    for module in model.modules():
-        for hook in list(module._forward_pre_hooks.values()):
-            if isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name)
-    return model
-
-# %% ../nbs/13_compaction.ipynb #cc9b762e
+# %% ../nbs/13_compaction.ipynb #1d5e763c
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer
 
 
@@ -82,11 +70,14 @@ class _Wired(nn.Module):
             setattr(self, "in_features" if isinstance(self, nn.Linear) else "in_channels", width)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        y = super().forward(input if self.index is None else input.index_select(1, self.index))
+        axis = -1 if isinstance(self, nn.Linear) else 1
+        y = super().forward(input if self.index is None else input.index_select(axis, self.index))
         if self.place is None or self.fill is None:
             return y
-        fill = self.fill.reshape(1, -1, *[1] * (y.dim() - 2)).expand(len(y), -1, *y.shape[2:])
-        return torch.cat([y, fill], 1).index_select(1, self.place)
+        fill = self.fill if axis == -1 else self.fill.reshape(1, -1, *[1] * (y.dim() - 2))
+        shape = list(y.shape)
+        shape[axis] = -1
+        return torch.cat([y, fill.expand(shape)], axis).index_select(axis, self.place)
 
     def extra_repr(self) -> str:
         read = [] if self.index is None else [f"reads {len(self.index)} of them"]
