@@ -610,11 +610,11 @@ def _bare(name: str) -> str:
     name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", _WRAPPER.sub("", name))
     return name.removesuffix("_orig")
 
-# %% ../nbs/14_networks.ipynb #8daad8be
+# %% ../nbs/14_networks.ipynb #08f2210b
 _USUAL = ("", "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 
 
-def _choose(path: str | os.PathLike, found: Any, expected: set[str]) -> tuple[dict, str]:
+def _choose(path: str | os.PathLike, found: Any, expected: set[str], arch: str) -> tuple[dict, str]:
     "The dictionary of a checkpoint that fits the expected names best, and the prefix of its names"
     options = []
     for entry, table in _tables(found):
@@ -627,7 +627,8 @@ def _choose(path: str | os.PathLike, found: Any, expected: set[str]) -> tuple[di
             averaged = re.search(r"(^|[._])(ema|n?averaged?|swa)([._]|$)", f"{entry}.{prefix}".lower()) is not None
             options.append(((count, not averaged, entry in _USUAL), f"{entry}: {prefix}", table, prefix))
     if not options:
-        raise CompactionError(f"{path} holds no state_dict of this network; save model.state_dict()")
+        known = next((f"weights like {str(next(iter(table)))!r}" for _, table in _tables(found)), "no state_dict")
+        raise CompactionError(f"{path} holds {known}, no weights of {arch}; save model.state_dict(), or name its network")
     options.sort(key=lambda option: option[0], reverse=True)
     same = [where for rank, where, *_ in options if rank == options[0][0]]
     if len(same) > 1:
@@ -716,7 +717,7 @@ def _torchvision_builder(arch: str, names: set[str]) -> Callable[..., nn.Module]
         settings["aux_loss"] = any("aux_classifier" in name for name in names)
     return lambda **more: models.get_model(arch, **(settings | more))
 
-# %% ../nbs/14_networks.ipynb #4fc5e190
+# %% ../nbs/14_networks.ipynb #f2de1440
 def _image_size(network: Any, state: dict[str, torch.Tensor]) -> dict:
     "The side of the images that a vision transformer of torchvision takes, if it is not the usual one"
     table = state.get("encoder.pos_embedding")
@@ -732,13 +733,13 @@ def _from_torchvision(arch: str, found: Any, path: str | os.PathLike) -> nn.Modu
     builder = _torchvision_builder(arch, names)
     usual = _without_values(builder)
     expected = set(usual.state_dict())
-    state, _ = _sorted_out(path, *_choose(path, found, expected), expected)
+    state, _ = _sorted_out(path, *_choose(path, found, expected, arch), expected)
     settings = _image_size(usual, state)
     usual = _without_values(builder, **settings) if settings else usual
     settings |= _outputs(usual, state)
     return _without_values(builder, **settings) if settings else usual
 
-# %% ../nbs/14_networks.ipynb #1a73f5f3
+# %% ../nbs/14_networks.ipynb #320ef567
 def _from_timm(name: str, found: Any, path: str | os.PathLike) -> nn.Module:
     "A network of timm of the shapes in a checkpoint, without values"
     try:
@@ -755,7 +756,7 @@ def _from_timm(name: str, found: Any, path: str | os.PathLike) -> nn.Module:
 
     usual = _without_values(builder)
     expected = set(usual.state_dict())
-    settings = _outputs(usual, _sorted_out(path, *_choose(path, found, expected), expected)[0])
+    settings = _outputs(usual, _sorted_out(path, *_choose(path, found, expected, name), expected)[0])
     return _without_values(builder, **settings) if settings else usual
 
 # %% ../nbs/14_networks.ipynb #45a32d5f
@@ -815,7 +816,7 @@ def _mask(model: nn.Module, masks: dict[str, torch.Tensor], path: str | os.PathL
             raise CompactionError(f"{path}: the mask of {name} has shape {sizes}; apply it before saving") from None
         prune.custom_from_mask(module, key, mask)
 
-# %% ../nbs/14_networks.ipynb #9cd402da
+# %% ../nbs/14_networks.ipynb #28689530
 def _loaded(path: str | os.PathLike, arch: str) -> nn.Module:
     "The network `arch` with the weights and masks of a file, in eval mode"
     found = _read(path)[0] if Path(path).suffix == ".safetensors" else _unpickled(path)
@@ -824,7 +825,7 @@ def _loaded(path: str | os.PathLike, arch: str) -> nn.Module:
                               "code from the file; save model.state_dict() instead")  # fmt: skip
     model = _model_for(arch, found, path)
     expected = set(model.state_dict())
-    table, prefix = _choose(path, found, expected)
+    table, prefix = _choose(path, found, expected, arch)
     weights, masks = _sorted_out(path, table, prefix, expected)
     if quantised := [name for name, tensor in weights.items() if tensor.is_quantized]:
         raise CompactionError(f"{path}: {quantised[0]} is quantised; compact the network before it is quantised")
