@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'check_count', 'as_number', 'nameless',
-           'atomic_path', 'write_json', 'read_json', 'write_csv', 'sha256', 'to_gray', 'to_square', 'check_pixels',
-           'decode_image', 'check_model_file', 'open_onnx', 'run_onnx', 'figure_style']
+           'MissingExtra', 'needs', 'atomic_path', 'write_json', 'read_json', 'write_csv', 'sha256', 'to_gray',
+           'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx', 'run_onnx', 'figure_style']
 
 # %% ../nbs/00_core.ipynb #b6a3f696
 import hashlib
@@ -64,6 +64,27 @@ def nameless(
     names = pd.Series(names)
     text = names.astype(str).str.strip().str.lower()
     return (names.isna() | text.isin(("", "nan", "none", "<na>", "nat", "null"))).to_numpy()
+
+# %% ../nbs/00_core.ipynb #2e5a079a
+class MissingExtra(PneumopruneError, ImportError):
+    "An extra of the package is not installed: the message holds the command that installs it"
+
+
+@contextmanager
+def needs(
+    extra: str,  # that brings what the block imports: "torch", "lab", "report" or "dicom"; "": none is needed
+    what: str = "this",  # that cannot be done without it, for the message
+):
+    "Imports inside raise `MissingExtra` where a module of another package is not installed"
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = error.name or str(error)
+        if name.partition(".")[0] == "pneumoprune":
+            raise  # a defect, no missing extra
+        package = f'"pneumoprune[{extra}]"' if extra else "pneumoprune"
+        sentence = f"{what} needs {name}, which is not installed: pip install {package}"
+        raise MissingExtra(sentence, name=error.name) from None
 
 # %% ../nbs/00_core.ipynb #cell-006
 MB = 2**20  # bytes; the megabyte of every table

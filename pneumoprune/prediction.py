@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #a01b08a7
+# %% ../nbs/17_prediction.ipynb #cc4ebb44
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -20,12 +20,14 @@ from PIL import Image
 
 from pneumoprune.core import (
     MAX_PIXELS,
+    MissingExtra,
     PneumopruneError,
     as_number,
     atomic_path,
     check_count,
     check_pixels,
     decode_image,
+    needs,
     open_onnx,
     run_onnx,
     to_square,
@@ -119,7 +121,7 @@ def _is_dicom(path: Path) -> bool:
     except OSError as error:
         raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-# %% ../nbs/17_prediction.ipynb #6d662ebd
+# %% ../nbs/17_prediction.ipynb #107f1491
 def _check_deflated(path: Path, most: int) -> None:
     "`ValueError` if a DICOM file unpacks to more bytes than so many; pydicom would unpack it whole"
     from pydicom.filereader import read_file_meta_info
@@ -136,11 +138,9 @@ def _check_deflated(path: Path, most: int) -> None:
 
 def _dicom_values(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
     "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
-    try:
+    with needs("dicom", f"{path}, a DICOM file,"):
         import pydicom
         from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    except ImportError:
-        raise PredictionError(f"{path} is a DICOM file; to read it, pip install 'pneumoprune[dicom]'") from None
     try:
         _check_deflated(path, 4 * max_pixels)
         data = pydicom.dcmread(path)
@@ -213,7 +213,7 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #4177d194
+# %% ../nbs/17_prediction.ipynb #f40a2e8a
 def _row(path: Path, model: OnnxModel, max_pixels: int) -> dict:
     "What is told of one image"
     probability = float(model.predict(read_image(path, model.size, max_pixels=max_pixels)[None])[0])
@@ -234,7 +234,7 @@ def predict_files(
     for path in expand_paths(paths):
         try:
             rows.append(_row(path, model, max_pixels))
-        except PredictionError as error:
+        except (PredictionError, MissingExtra) as error:
             if not skip_unreadable:
                 raise
             rows.append({"file": str(path), "error": str(error)})
@@ -349,7 +349,7 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #423c3fb6
+# %% ../nbs/17_prediction.ipynb #668841cb
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
@@ -359,8 +359,9 @@ def explain_file(
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
     if model is not None and Path(model).suffix == ".safetensors":
-        from pneumoprune.alexnet import Standardise
-        from pneumoprune.networks import load_network
+        with needs("torch", f"{model}, a PyTorch network,"):
+            from pneumoprune.alexnet import Standardise
+            from pneumoprune.networks import load_network
 
         network, image = load_network(model), read_image(path, size)
         if not any(isinstance(module, Standardise) for module in network.modules()):
