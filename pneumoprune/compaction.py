@@ -6,7 +6,7 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #441e2bbe
+# %% ../nbs/13_compaction.ipynb #8a1c6d4a
 import copy
 import warnings
 from collections import OrderedDict
@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import copy_network, count_parameters, size_mb
+from .alexnet import _materialise, copy_network, count_parameters, size_mb
 from pneumoprune.channels import (
     RULES,
     ChannelGraph,
@@ -50,18 +50,6 @@ from pneumoprune.channels import (
     channel_graph,
     rule_for,
 )
-
-# %% ../nbs/13_compaction.ipynb #7c16c1db
-def _materialise(model: Any) -> Any:
-    "Turn masks and parametrizations into plain weights, in place: `weight_orig` x `weight_mask` becomes `weight`"
-    for module in model.modules():
-        for hook in list(module._forward_pre_hooks.values()):
-            if isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name)
-    return model
 
 # %% ../nbs/13_compaction.ipynb #1d5e763c
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #0318df7a
+# %% ../nbs/14_networks.ipynb #28cc82cb
 import difflib
 import inspect
 import json
@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import fx, nn
 from torch.nn.utils import prune
 
-from .alexnet import copy_network
+from .alexnet import _materialise, copy_network
 from .channels import RULES, CompactionError, _name, _trace, _where
 from pneumoprune.compaction import (
     _PLAIN,
@@ -34,7 +34,6 @@ from pneumoprune.compaction import (
     CompactionReport,
     _free_dropout,
     _from_graph,
-    _materialise,
     _sequences,
     compact,
 )

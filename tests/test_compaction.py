@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import pickle
 import warnings
 
 import onnxruntime
@@ -13,9 +14,10 @@ import torchvision
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.ao.pruning.sparsifier.utils import FakeSparsity
+from torch.nn.utils import parametrizations, parametrize, prune
 
-from pneumoprune.alexnet import size_mb
+from pneumoprune.alexnet import copy_network, size_mb
 from pneumoprune.channels import CompactionError
 from pneumoprune.compaction import ProofWarning, compact, restore
 from pneumoprune.networks import compact_file, load_network, save_network
@@ -311,6 +313,95 @@ def test_parametrizations_and_masks_become_weights():
     model[0](torch.randn(1, 1, 8, 8))
     small = compact(model, torch.randn(2, 1, 8, 8))
     assert len(small[0].weight) == 2 and not hasattr(small[0], "parametrizations")
+
+
+class Half(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def sparse(layer, name="weight"):
+    return parametrize.register_parametrization(layer, name, FakeSparsity(torch.ones_like(layer.weight)))
+
+
+def pruned(layer, name="weight"):
+    return prune.l1_unstructured(layer, name, amount=0.4)
+
+
+def remade(*changes):
+    "One change after another to a layer"
+
+    def change(layer):
+        for one in changes:
+            one(layer)
+
+    return change
+
+
+COMPUTED = {  # ways to compute the weight of a layer anew in every forward pass
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "FakeSparsity": sparse,
+    "own": lambda layer: parametrize.register_parametrization(layer, "weight", Half()),
+    "two": remade(parametrizations.weight_norm, sparse),
+    "bias": lambda layer: parametrize.register_parametrization(layer, "bias", Half()),
+    "old weight_norm": nn.utils.weight_norm,
+    "old spectral_norm": nn.utils.spectral_norm,
+    "old weight_norm, pruned": remade(nn.utils.weight_norm, lambda layer: pruned(layer, "weight_v")),
+    "pruned, spectral_norm": remade(pruned, lambda layer: parametrizations.spectral_norm(layer, "weight_orig")),
+    "weight_norm, pruned": remade(
+        parametrizations.weight_norm, lambda layer: pruned(layer.parametrizations.weight, "original1")
+    ),
+    "pruned bias": remade(pruned, lambda layer: pruned(layer, "bias")),
+    "pruned twice": remade(pruned, pruned),
+    "removed": remade(pruned, lambda layer: prune.remove(layer, "weight"), pruned),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("how", COMPUTED)
+def test_the_given_network_stays_what_it_was(how, tmp_path):
+    model = tiny(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 2))
+    COMPUTED[how](model[0])
+    COMPUTED[how](model[5])
+    masked(model[3], 0.5)
+    x = torch.randn(2, 3, 8, 8)
+    model.train()(x).sum().backward()  # computed weights have a history, parameters a gradient
+    model[1].eval()
+    twin = copy_network(model)
+
+    def state(network):
+        kinds = {name: type(module) for name, module in network.named_modules()}
+        values = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        about = [(name, p.requires_grad, p.grad is None) for name, p in network.named_parameters()]
+        hooks = {name: list(module._forward_pre_hooks.values()) for name, module in network.named_modules()}
+        return (kinds, about, [module.training for module in network.modules()], hooks), values
+
+    before, seeds = state(model), torch.get_rng_state()
+    small = compact(model, x)
+    save_network(model, tmp_path / "n.safetensors")
+    after = state(model)
+    assert after[0] == before[0]
+    torch.testing.assert_close(after[1], before[1], rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), seeds)
+    expected = outputs(model, x)
+    for other in (twin, small, load_network(tmp_path / "n.safetensors")):
+        torch.testing.assert_close(outputs(other, x), expected)
+    assert len(small[0].weight) < 8 and type(small[0]) is nn.Conv2d and type(small[5]) is nn.Linear
+    pickle.loads(pickle.dumps(small))
+    assert torch.equal(outputs(copy.deepcopy(small), x), outputs(small, x))
+
+
+def test_tied_weights_stay_tied_where_their_masks_are_equal():
+    model = tiny(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[2].weight = model[4].weight = model[0].weight
+    for layer in (model[0], model[2]):
+        prune.custom_from_mask(layer, "weight", torch.ones(4, 4).tril())
+    x = torch.randn(5, 4)
+    small = compact(model, x)
+    assert small[0].weight is small[2].weight and small[4].weight is not small[0].weight
+    torch.testing.assert_close(outputs(small, x), outputs(model, x))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
