@@ -7,8 +7,7 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
            'NormCall', 'Layer', 'ChannelGraph', 'channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #2c66940f
-import operator
+# %% ../nbs/12_channels.ipynb #894bd707
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -424,14 +423,14 @@ class Split(Rule):
         "The axis that is split"
         return _arguments(self.node, "input", "sizes", "dim").get("dim", 0) % len(_shape(self.whole))
 
-# %% ../nbs/12_channels.ipynb #5ea1a8c7
+# %% ../nbs/12_channels.ipynb #2242674b
 @rule_for("getitem", "select", "narrow")
 class Part(Move):
     "A part of a tensor: of its channels, or of the positions"
 
     def __init__(self, node, module=None):
         super().__init__(node, module)
-        source = node.args[0]
+        source: Any = node.args[0]
         parts = source.op.startswith("call_") and source.op != "call_module" and _rule_of(source, None) is Split
         self.split = Split(source) if parts else None
         if self.split is not None:
@@ -452,13 +451,14 @@ class Part(Move):
         "Does it take whole axes of channels, or a stretch of the only one? And nothing by lists or tensors?"
         name, _ = _name(self.node)
         if name != "getitem":
-            return name == "select" and isinstance(dim := self.node.args[1], int) and dim not in self.takes[0] and dim > 0
+            dim = self.node.args[1] if name == "select" else None
+            return isinstance(dim, int) and dim > 0 and dim not in self.takes[0]
         items = self.slices
         if items is None:
             return False
         whole = all(items.get(axis) in (None, slice(None)) for axis in self.takes[0])
-        (only,) = self.takes[0] if len(self.takes[0]) == 1 else (None,)
-        return whole or (isinstance(item := items.get(only), slice) and item.step in (None, 1))
+        item = items.get(self.takes[0][0]) if len(self.takes[0]) == 1 else None
+        return whole or (isinstance(item, slice) and item.step in (None, 1))
 
     @property
     def slices(self) -> dict[int, Any] | None:
@@ -647,7 +647,7 @@ class Parameter(Coupled):
     def constants(self, given):
         return self.values
 
-# %% ../nbs/12_channels.ipynb #718974f9
+# %% ../nbs/12_channels.ipynb #9ab5fe3a
 def _parameters(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[fx.Node, fx.Node]:
     "The nodes of parameters with a number per channel, and the first node of the same module for each"
     nodes, found = {}, {}
@@ -659,8 +659,9 @@ def _parameters(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[fx.Node,
     for name, read in nodes.items():
         own = {f"{name}.{key}".lstrip("."): tensor for key, tensor in _own(modules[name]).items() if tensor.dim()}
         shapes = {tuple(size for size in tensor.shape if size > 1) for tensor in own.values()}
-        alone = sorted(node.target for node in read) == sorted(own) and all(owners[id(t)] == 1 for t in own.values())
-        if name not in called and alone and len(shapes) == 1 and len(next(iter(shapes))) == 1:
+        alone = name not in called and all(owners[id(tensor)] == 1 for tensor in own.values())
+        each = sorted(node.target for node in read) == sorted(own)
+        if alone and each and len(shapes) == 1 and len(next(iter(shapes))) == 1:
             found |= dict.fromkeys(read, read[0])
     return found
 

@@ -6,7 +6,7 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #8a1c6d4a
+# %% ../nbs/13_compaction.ipynb #2683a5df
 import copy
 import warnings
 from collections import OrderedDict
@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .alexnet import _materialise, copy_network, count_parameters, size_mb
 from pneumoprune.channels import (
+    _RESHAPES,
     RULES,
     ChannelGraph,
     CompactionError,
     Coupled,
     Cuttable,
     Elementwise,
-    GroupNorm,
     Layer,
     Norm,
     Parameter,
@@ -44,7 +44,6 @@ from pneumoprune.channels import (
     _first,
     _name,
     _own,
-    _RESHAPES,
     _shape,
     _where,
     channel_graph,
@@ -444,7 +443,7 @@ def _put_numbers(rule: Rule, now: dict[fx.Node, Any], plan: _Plan) -> bool:
         raise CompactionError(f"{_where(node)}: the numbers of channels in {_name(node)[0]} cannot be changed")
     return True
 
-# %% ../nbs/13_compaction.ipynb #5b725036
+# %% ../nbs/13_compaction.ipynb #dd0a4501
 def _part_shape(rule: Split, part: int, taken: np.ndarray | None, now: dict[fx.Node, Any]) -> tuple[int, ...]:
     "Shape of one part of a split tensor after the cut, of whose channels `taken` are there"
     sizes = [int(meta.shape[rule.axis]) for meta in rule.node.meta["tensor_meta"]]
@@ -464,8 +463,8 @@ def _new_arguments(rule: Rule, wanted: list[tuple[int, ...]], plan: _Plan) -> tu
         (axis,) = rule.takes[0]
         before = np.cumsum([0, *plan.present[first]])
         start, stop, _ = rule.slices[axis].indices(rule.widths[0])
-        return first, tuple(slice(int(before[start]), int(before[stop])) if a == axis else rule.slices.get(a, slice(None))
-                            for a in range(len(_shape(first))))
+        items = rule.slices | {axis: slice(int(before[start]), int(before[stop]))}
+        return first, tuple(items.get(place, slice(None)) for place in range(len(_shape(first))))
     if _name(node)[0] == "unflatten":
         dim = rest[0] % len(_shape(first))
         return first, rest[0], _new_sizes(node, rest[1], wanted[0][dim : dim + len(rest[1])])
@@ -474,8 +473,8 @@ def _new_arguments(rule: Rule, wanted: list[tuple[int, ...]], plan: _Plan) -> tu
 
 def _new_sizes(node: fx.Node, sizes: Sequence[Any], wanted: tuple[int, ...]) -> tuple:
     "Sizes in a call, with the numbers of channels that are wanted; batch sizes stay as they are written"
-    counts = [axis for axis in _axes(node)] or range(1, len(wanted))
-    return tuple(new if place in counts and size != -1 else size for place, (size, new) in enumerate(zip(sizes, wanted)))
+    counts = _axes(node) or range(1, len(wanted))
+    return tuple(sizes[i] if sizes[i] == -1 or i not in counts else wanted[i] for i in range(len(wanted)))
 
 # %% ../nbs/13_compaction.ipynb #ecdc461d
 def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan) -> nn.Module:
