@@ -208,7 +208,7 @@ def _rule_of(node: fx.Node, module: nn.Module | None) -> type[Rule] | None:
         return _rule_of_module(type(module))
     return RULES.get(node.target) or RULES.get(_name(node)[0])
 
-# %% ../nbs/12_channels.ipynb #b6588f64
+# %% ../nbs/12_channels.ipynb #6a61a78c
 _ELEMENTWISE = """
     relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh hardswish hardsigmoid hardtanh softplus
     softsign hardshrink softshrink tanhshrink threshold rrelu
@@ -257,7 +257,7 @@ class Elementwise(Coupled):
 
     @property
     def joins(self) -> bool:
-        "Does it tie two operands, so that a missing channel may be filled in? 0 times anything is 0: nothing to fill in"
+        "Does it tie operands, so that a missing channel may be filled in? Not in products, where 0 makes 0"
         return sum(width > 0 for width in self.widths) > 1 and not self._multiplies
 
     @property
