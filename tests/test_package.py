@@ -157,14 +157,22 @@ def importable(about, extra=""):
 BLOCKER = """
 import sys
 
-class Absent:
-    "Every module that the extra does not bring is as if it were not installed"
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in absent:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
 absent = set(%r)
-sys.meta_path.insert(0, Absent())
+
+
+class Without:
+    "A finder to whom every module that the extra does not bring is not installed"
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *more):
+        return None if name.partition(".")[0] in absent else self.finder.find_spec(name, *more)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 
