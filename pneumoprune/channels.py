@@ -79,7 +79,7 @@ class Rule:
         "The output channels that exist, wanted or not, where `present` come in; `out` and perhaps more"
         return np.ones(self.width, bool)
 
-# %% ../nbs/12_channels.ipynb #2e0e8baf
+# %% ../nbs/12_channels.ipynb #06b1bcd0
 class Coupled(Rule):
     "Every channel that comes out is one that came in: they stay or go together"
 
@@ -106,6 +106,8 @@ class Coupled(Rule):
     @property
     def _single(self) -> bool:
         "Does the call compute from one tensor only, its first argument?"
+        if self.module is not None and self.node.op == "call_function":  # with a module's own parameters
+            return len(self.operands) == 1
         first = self.module is not None or self.node.args[:1] == (*self.operands,)
         return len(self.operands) == 1 == len(self.node.all_input_nodes) and first
 
@@ -354,8 +356,8 @@ class Cuttable(Rule):
             return values
         return np.where((self.rows >= 0).reshape(-1, *[1] * (values.ndim - 1)), values[self.rows], fill)
 
-# %% ../nbs/12_channels.ipynb #f35050e8
-@rule_for(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# %% ../nbs/12_channels.ipynb #9f397a20
+@rule_for(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Norm(Cuttable, Coupled):
     "Batch normalisation: in evaluation a constant stays one, and a scale of 0 turns any channel into one"
 
@@ -395,7 +397,7 @@ def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.nd
     among = stuck & present if (stuck & present).any() else stuck
     return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/12_channels.ipynb #6f06efc0
+# %% ../nbs/12_channels.ipynb #64d16c0b
 class _Weights(Cuttable):
     "The parameters of a convolution or linear layer, in one shape for all of them"
 
@@ -433,7 +435,12 @@ class _Weights(Cuttable):
             padding = (int(padding == "same" and max(self.module.kernel_size) > 1),)
         return getattr(self.module, "padding_mode", "zeros") == "zeros" and any(padding)
 
-# %% ../nbs/12_channels.ipynb #5203fc83
+    @property
+    def carries(self) -> bool:
+        "Is there no bias that could take what constants add?"
+        return self.padded or (self.module.bias is None and not getattr(self.module, "takes_bias", True))
+
+# %% ../nbs/12_channels.ipynb #76c235a9
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -443,10 +450,11 @@ class Layer(_Weights):
 
     def stuck(self, given: np.ndarray) -> np.ndarray:
         "Inputs whose constant cannot move into the bias, bool (groups, inputs)"
-        return (self.padded & ~np.isnan(given) & (given != 0)).reshape(self.groups, -1)
+        return (self.carries & ~np.isnan(given) & (given != 0)).reshape(self.groups, -1)
 
     def constants(self, given):
-        varies = np.isnan(given[0]).reshape(self.groups, -1) | self.stuck(given[0])
+        varies = np.isnan(given[0]) | (self.padded & (given[0] != 0))
+        varies = varies.reshape(self.groups, -1)
         value = np.nan_to_num(given[0]).reshape(self.groups, -1)
         total = np.einsum("goik,gi->go", self.weight, value).reshape(-1) + self.bias
         return np.where((self._used & varies[:, None]).any(-1).reshape(-1), np.nan, total)
@@ -523,16 +531,82 @@ def _order_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             for user in [user for user in changed.users if position[user] > position[node]]:
                 user.replace_input_with(changed, node)
 
-# %% ../nbs/12_channels.ipynb #f0093bec
-def _shared(graph: fx.Graph, modules: dict[str, nn.Module]) -> set[str]:
-    "Modules that run more than once, or share a tensor with another"
-    calls = Counter(id(modules[node.target]) for node in graph.nodes if node.op == "call_module")
+# %% ../nbs/12_channels.ipynb #76da404a
+_CALLS = {  # functions that compute a layer: the names of their arguments
+    "linear": ("input", "weight", "bias"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"),
+                    ("input", "weight", "bias", "stride", "padding", "dilation", "groups")),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
+    "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
+    "prelu": ("input", "weight"),
+}  # fmt: skip
+_TENSORS = "weight", "bias", "running_mean", "running_var"
+
+
+def _plain_layer(name: str, given: dict[str, Any], width: int) -> Any:
+    "A layer of `torch.nn` for the arguments of a function, without values"
+    weight: Any = given.get("weight")
+    bias = given.get("bias") is not None
+    if name == "linear":
+        return nn.Linear(weight.shape[1], weight.shape[0], bias)
+    if name.startswith("conv"):
+        inputs = weight.shape[1] * given.get("groups", 1)
+        settings = {key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given}
+        return getattr(nn, f"Conv{name[-2:]}")(inputs, weight.shape[0], weight.shape[2:], bias=bias, **settings)
+    if name == "batch_norm":
+        tracked = given.get("running_mean") is not None
+        return nn.BatchNorm2d(width, given.get("eps", 1e-5), affine=bias, track_running_stats=tracked)
+    if name == "layer_norm":
+        return nn.LayerNorm(given["normalized_shape"], given.get("eps", 1e-5), weight is not None, bias)
+    if name == "group_norm":
+        return nn.GroupNorm(given["num_groups"], width, given.get("eps", 1e-5), weight is not None)
+    return nn.PReLU(weight.numel())
+
+# %% ../nbs/12_channels.ipynb #311edee4
+def _owned(node: fx.Node, model: nn.Module) -> tuple[str, nn.Module] | None:
+    "Whose parameters a function is called with, and the layer that the call computes; None for any other call"
+    name = _name(node)[0]
+    if node.op != "call_function" or name not in _CALLS or node.target is torch.batch_norm:  # other arguments
+        return None
+    given = _arguments(node, *_CALLS[name])
+    reads = {key: given[key].target for key in _TENSORS if isinstance(given.get(key), fx.Node)}
+    owners = {target.rpartition(".")[0] for target in reads.values() if isinstance(target, str)}
+    named = all(given[key].op == "get_attr" and str(target).endswith(key) for key, target in reads.items())
+    computed: list[fx.Node] = []
+    fx.map_arg([value for key, value in given.items() if key not in ("input", *reads)], computed.append)
+    if len(owners) != 1 or not named or computed:
+        return None
+    (owner,) = owners
+    module: Any = model.get_submodule(owner)
+    given |= {key: getattr(module, key) for key in reads}
+    lopsided = name == "batch_norm" and ("weight" in reads) != ("bias" in reads)
+    trains = given.get("training", False) and "running_mean" in reads
+    if lopsided or trains or given.get("groups", 1) != getattr(module, "groups", 1):
+        return None
+    with torch.device("meta"):
+        layer = _plain_layer(name, given, _width(node))
+    layer._buffers.pop("num_batches_tracked", None)
+    for key in reads:
+        layer._parameters.pop(key, None)
+        layer._buffers.pop(key, None)
+        kept = layer.register_parameter if isinstance(given[key], nn.Parameter) else layer.register_buffer
+        kept(key, given[key])
+    layer.takes_bias = "bias" in reads or hasattr(module, "bias")
+    return owner, layer.eval()
+
+# %% ../nbs/12_channels.ipynb #57eb094e
+def _shared(graph: fx.Graph, modules: dict[str, nn.Module], owners: dict[fx.Node, str]) -> set[str]:
+    "Modules that run more than once, or share a tensor with another; `owners` of calls with a module's parameters"
+    ran = [node.target for node in graph.nodes if node.op == "call_module"] + list(owners.values())
+    calls = Counter(id(modules[name]) for name in ran)
     tensors = {m: [*m.parameters(recurse=False), *m.buffers(recurse=False)] for m in modules.values()}
-    owners = Counter(id(tensor) for owned in tensors.values() for tensor in owned)
-    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    holders = Counter(id(tensor) for owned in tensors.values() for tensor in owned)
+    reads = [(node.target.rpartition(".")[0], node) for node in graph.nodes if node.op == "get_attr"]
+    read = {name for name, node in reads if any(owners.get(user) != name for user in node.users)}
 
     def shared(name, module):
-        return calls[id(module)] > 1 or name in read or any(owners[id(t)] > 1 for t in tensors[module])
+        return calls[id(module)] > 1 or name in read or any(holders[id(t)] > 1 for t in tensors[module])
 
     return {name for name, module in modules.items() if tensors[module] and shared(name, module)}
 
@@ -545,7 +619,7 @@ def _where(node: fx.Node) -> str:
     inside = list(stack.values())[-1][0] if stack else ""
     return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
 
-# %% ../nbs/12_channels.ipynb #31c7fbe0
+# %% ../nbs/12_channels.ipynb #f94f5340
 def _attach(node: fx.Node, module: nn.Module | None, kept: bool, strict: bool) -> Rule:
     "The rule of a node that calls `module`; the safe one if `kept`; `CompactionError` if there is none and `strict`"
     safe = Rule(node, module)
@@ -556,8 +630,12 @@ def _attach(node: fx.Node, module: nn.Module | None, kept: bool, strict: bool) -
     kind = _rule_of(node, module)
     if not safe.operands:
         return safe
-    if kind and (found := kind(node, module)).fits():
-        return found
+    if kind:
+        found = kind(node, module)
+        if module is not None and node.op == "call_function":
+            found.operands = [_arguments(node, "input")["input"]]  # the others are the module's own
+        if found.fits():
+            return found
     if strict:
         what = type(module).__name__ if module is not None else f"{node.op.removeprefix('call_')} {_name(node)[0]}"
         raise CompactionError(
@@ -610,7 +688,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/12_channels.ipynb #26426291
+# %% ../nbs/12_channels.ipynb #fd575b94
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -624,10 +702,14 @@ def channel_graph(
         modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
         _order_in_place(traced.graph, modules)
         ShapeProp(traced).propagate(*inputs)
-    shared, rules = _shared(traced.graph, modules), {}
+    owned = {node: found for node in traced.graph.nodes if (found := _owned(node, model))}
+    shared = _shared(traced.graph, modules, {node: owner for node, (owner, _) in owned.items()})
+    rules: dict[fx.Node, Rule] = {}
     for node in traced.graph.nodes:
-        module = modules[node.target] if node.op == "call_module" else None
-        rules[node] = _attach(node, module, node.target in shared, strict)
+        called = modules[node.target] if node.op == "call_module" else None
+        name, module = owned.get(node, (str(node.target), called))
+        rules[node] = _attach(node, module, name in shared, strict)
+        rules[node].name = name
     found = ChannelGraph(traced.graph, modules, rules)
     for node, live in found.live().items():
         rules[node].live = live

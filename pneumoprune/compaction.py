@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
-           'ProofWarning', 'CompactionReport', 'compact', 'restore']
+           'WiredSyncBatchNorm', 'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
 # %% ../nbs/13_compaction.ipynb #0c7e2a48
 import copy
@@ -93,7 +93,7 @@ class _Wired(nn.Module):
         placed = [] if self.place is None else [f"placed among {len(self.place)} channels"]
         return ", ".join([super().extra_repr(), *read, *placed])
 
-# %% ../nbs/13_compaction.ipynb #3ecd8443
+# %% ../nbs/13_compaction.ipynb #4d0b8712
 class WiredLinear(_Wired, nn.Linear): ...
 class WiredConv1d(_Wired, nn.Conv1d): ...
 class WiredConv2d(_Wired, nn.Conv2d): ...
@@ -101,6 +101,7 @@ class WiredConv3d(_Wired, nn.Conv3d): ...
 class WiredBatchNorm1d(_Wired, nn.BatchNorm1d): ...
 class WiredBatchNorm2d(_Wired, nn.BatchNorm2d): ...
 class WiredBatchNorm3d(_Wired, nn.BatchNorm3d): ...
+class WiredSyncBatchNorm(_Wired, nn.SyncBatchNorm): ...
 
 
 _PLAIN: dict[type, type] = {wired: wired.__mro__[2] for wired in _Wired.__subclasses__()}
@@ -108,13 +109,14 @@ _WIRED = {plain: wired for wired, plain in _PLAIN.items()}
 for _wired, _plain in _PLAIN.items():
     rule_for(_wired)(RULES[_plain])
 
-# %% ../nbs/13_compaction.ipynb #d452e979
+# %% ../nbs/13_compaction.ipynb #03992281
 def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
     "Give a layer another wiring, in place; none makes it the plain layer again"
-    plain = _PLAIN.get(type(module), type(module))
+    kind = _PLAIN.get(type(module), type(module))
     for name in _WIRING:
         module._buffers.pop(name, None)
-    module.__class__ = _WIRED[plain] if wiring else plain
+    # a subclass without a `forward` of its own is wired as its parent
+    module.__class__ = next(_WIRED[parent] for parent in kind.__mro__ if parent in _WIRED) if wiring else kind
     if isinstance(module, _Wired):
         module.wire(width, **wiring)
 
@@ -175,7 +177,7 @@ def _cost(found: ChannelGraph, plan: _Plan, nodes: Iterable[fx.Node]) -> float:
             cost += _PLACEMENT_PAYS * float(out.sum()) * _pixels(node)
     return cost
 
-# %% ../nbs/13_compaction.ipynb #62a73705
+# %% ../nbs/13_compaction.ipynb #dff062c1
 def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
     "Modules whose outputs end in an addition: there they may be placed among constants"
 
@@ -188,7 +190,8 @@ def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
             while passes(found.rules[node]) and len(node.users) == 1:
                 node = found.rules[node].operands[0]
             rule = found.rules[node]
-            if isinstance(rule, Cuttable) and len(node.users) == 1 and getattr(rule, "groups", 1) == 1:
+            free = isinstance(rule, Cuttable) and node.op == "call_module" and getattr(rule, "groups", 1) == 1
+            if free and len(node.users) == 1:
                 yield node
 
 # %% ../nbs/13_compaction.ipynb #c2c003af
@@ -225,7 +228,7 @@ def _pick(module: nn.Module, rows: np.ndarray) -> _Cut:
     tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return _Cut(rows, rows, {name: t.detach().numpy()[rows] for name, t in tensors if t.dim() and name not in _WIRING})
 
-# %% ../nbs/13_compaction.ipynb #0302586a
+# %% ../nbs/13_compaction.ipynb #f51e317b
 def _kept_inputs(
     rule: Layer,
     own: np.ndarray,  # bool: outputs that are computed
@@ -233,7 +236,7 @@ def _kept_inputs(
     given: np.ndarray,  # values of the inputs
 ) -> np.ndarray:  # bool: inputs that the cut weight has columns for
     "All inputs that come in, or those that are read where a selection before the layer pays"
-    if rule.groups > 1:
+    if rule.groups > 1 or rule.node.op != "call_module":
         return come
     (used,), (required,) = rule.reads(own & rule.live), rule.requires(own, [come], [given])
     # constants that come in anyway are read, so that training may change them
@@ -248,7 +251,7 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     lost = [np.einsum("oik,i->ok", weight[:, values != 0], values[values != 0]) for weight, values in groups]
     return np.concatenate(lost)[own] * rule.live[own][:, None]
 
-# %% ../nbs/13_compaction.ipynb #7e11e29e
+# %% ../nbs/13_compaction.ipynb #16be4e77
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
     "Cut a convolution or linear layer; arguments as of `_kept_inputs`"
     module, value = rule.module, np.nan_to_num(given)
@@ -259,7 +262,7 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
     if module.bias is not None:
         tensors["bias"] = module.bias.detach().numpy()[rule.rows[own]]
     lost = _lost(rule, own, np.where(kept, 0.0, value))
-    if rule.padded and lost.any():
+    if rule.carries and lost.any():
         carrier = np.abs(value[kept]).argmax()
         merged = np.zeros_like(weight)
         merged[:, carrier] = lost / value[kept][carrier]
@@ -293,7 +296,7 @@ def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
                 after.tensors["running_mean"] = after.tensors["running_mean"] + after.added["running_mean"]
                 del cut.tensors["bias"]
 
-# %% ../nbs/13_compaction.ipynb #67962671
+# %% ../nbs/13_compaction.ipynb #3cc20040
 def _cuts(found: ChannelGraph, plan: _Plan) -> dict[str, _Cut]:
     "The cut of every module with parameters per channel, by its name"
     cuts = {}
@@ -304,7 +307,7 @@ def _cuts(found: ChannelGraph, plan: _Plan) -> dict[str, _Cut]:
             cuts[rule.name] = _cut_layer(rule, own, come, given)
         elif isinstance(rule, Cuttable):
             cuts[rule.name] = _pick(module, rule.rows[own])
-        elif isinstance(module, nn.PReLU) and isinstance(rule, Coupled) and len(module.weight) > 1:
+        elif isinstance(module, nn.PReLU) and isinstance(rule, Coupled) and module.weight.numel() > 1:
             cuts[rule.name] = _pick(module, np.flatnonzero(out))
         if isinstance(rule, Cuttable) and (own != out).any():
             cuts[rule.name].wiring |= _placement(out, own, found.constants[node])
@@ -322,19 +325,24 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #c657cbaa
+# %% ../nbs/13_compaction.ipynb #208a6c7a
+def _resize(module: Any, outputs: int, inputs: int) -> None:
+    "Say how wide a module is, as it says so itself"
+    sizes = {"out_features": outputs, "in_features": inputs, "out_channels": outputs, "in_channels": inputs}
+    sizes |= {"num_features": outputs, "num_parameters": outputs}
+    if module.weight is not None and module.weight.dim() > 2 and hasattr(module, "groups"):
+        sizes["groups"] = inputs // module.weight.shape[1]
+    for name, size in sizes.items():
+        if isinstance(getattr(module, name, None), int):
+            setattr(module, name, size)
+
+# %% ../nbs/13_compaction.ipynb #5f3f6e72
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     _rewire(module)
     for name, value in cut.tensors.items():
         _replace(module, name, value)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        module.groups = len(cut.inputs) // module.weight.shape[1]
-        module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
-    else:
-        setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", len(cut.outputs))
+    _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
@@ -503,13 +511,11 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #a39513f3
+# %% ../nbs/13_compaction.ipynb #f442cab7
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
-    else:
-        widths = (len(module.weight) if isinstance(module, nn.PReLU) else module.num_features,) * 2
+    shape = (module.num_features,) if getattr(module, "weight", None) is None else module.weight.shape
+    widths = (shape[1] * getattr(module, "groups", 1), shape[0]) if len(shape) > 1 else (shape[0],) * 2
     return type(module).__name__, *widths, count_parameters(module)
 
 # %% ../nbs/13_compaction.ipynb #d3c0e10d
@@ -593,7 +599,7 @@ def compact(
     )
     return result
 
-# %% ../nbs/13_compaction.ipynb #c611cc93
+# %% ../nbs/13_compaction.ipynb #4fb93b06
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
@@ -604,7 +610,7 @@ def _origin(
     if kept is None or getattr(source, key).dim() == 0:
         return ..., ...
     rows, columns = map(torch.from_numpy, kept)
-    if key != "weight" or not isinstance(source, nn.Linear | nn.modules.conv._ConvNd):
+    if key != "weight" or getattr(source, key).dim() < 2:
         return ..., rows
     outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group
     group = torch.unique_consecutive(rows // outputs, return_inverse=True)[1]
