@@ -2,6 +2,7 @@
 #   make lab                     the whole experiment on phantoms, ending in the report
 #   make lab DATA=chest_xray.zip the same on real X-rays
 #   make test                    everything that must hold
+#   make test-hard               what takes longer: thousands of networks, whole libraries of architectures
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
 #   make notebooks               the chapters in JupyterLab
 PYTHON ?= python3.11
@@ -13,7 +14,7 @@ RUN    ?= results/reference
 PART   ?=
 CHAPTERS := $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test report notebooks chapters readme constraints clean
+.PHONY: lab test test-hard report notebooks chapters readme constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -26,6 +27,10 @@ test: .venv/installed
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/nbdev-test --n-workers 2 --timing $(PART)
 	$(BIN)/pytest
+
+test-hard: export OMP_NUM_THREADS = 1
+test-hard: .venv/installed
+	$(BIN)/pytest -m hard --dist worksteal
 
 report: .venv/installed
 	$(BIN)/pneumoprune report "$(RUN)" --lang en --html

@@ -54,7 +54,7 @@ def _materialise(model: Any) -> Any:
                 parametrize.remove_parametrizations(module, name)
     return model
 
-# %% ../nbs/13_compaction.ipynb #cc9b762e
+# %% ../nbs/13_compaction.ipynb #1d5e763c
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer
 
 
@@ -82,11 +82,14 @@ class _Wired(nn.Module):
             setattr(self, "in_features" if isinstance(self, nn.Linear) else "in_channels", width)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        y = super().forward(input if self.index is None else input.index_select(1, self.index))
+        axis = -1 if isinstance(self, nn.Linear) else 1
+        y = super().forward(input if self.index is None else input.index_select(axis, self.index))
         if self.place is None or self.fill is None:
             return y
-        fill = self.fill.reshape(1, -1, *[1] * (y.dim() - 2)).expand(len(y), -1, *y.shape[2:])
-        return torch.cat([y, fill], 1).index_select(1, self.place)
+        fill = self.fill if axis == -1 else self.fill.reshape(1, -1, *[1] * (y.dim() - 2))
+        shape = list(y.shape)
+        shape[axis] = -1
+        return torch.cat([y, fill.expand(shape)], axis).index_select(axis, self.place)
 
     def extra_repr(self) -> str:
         read = [] if self.index is None else [f"reads {len(self.index)} of them"]
