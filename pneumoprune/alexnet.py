@@ -6,7 +6,7 @@
 __all__ = ['Standardise', 'XrayAlexNet', 'narrow_alexnet', 'alexnet', 'count_parameters', 'size_mb', 'file_mb', 'count_macs',
            'copy_network', 'fold_gray']
 
-# %% ../nbs/09_alexnet.ipynb #df162c33
+# %% ../nbs/09_alexnet.ipynb #9f1d198b
 import copy
 import os
 import tempfile
@@ -17,7 +17,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import AlexNet
 
@@ -176,13 +179,97 @@ def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 
-# %% ../nbs/09_alexnet.ipynb #1e3a3b58
+# %% ../nbs/09_alexnet.ipynb #4ccccfd4
+class _CopiesResults(TorchFunctionMode):
+    "Lets `copy.deepcopy` copy a tensor that was computed by a forward pass: its value, without its history"
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[1].setdefault(id(args[0]), args[0].detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
 def copy_network(
     model: nn.Module,  # any network, masked or not; left untouched
 ) -> Any:  # a deep copy, masks included
     "A copy of a network, also in the middle of a training with masks, where `copy.deepcopy` raises"
-    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in computed})
+    with _CopiesResults():
+        return copy.deepcopy(model)
+
+# %% ../nbs/09_alexnet.ipynb #897ffeff
+_PARTS = {  # hooks that compute a weight before each forward pass, and the names of the tensors they compute it from
+    prune.BasePruningMethod: ("_orig", "_mask"),
+    WeightNorm: ("_g", "_v"),
+    SpectralNorm: ("_orig", "_u", "_v"),
+}
+
+
+def _hooked(module: Any) -> dict[str, list[str]]:
+    "Tensors of a module that hooks compute, and the tensors that each is computed from"
+    found = {}
+    for hook in module._forward_pre_hooks.values():
+        for kind, parts in _PARTS.items():
+            if isinstance(hook, kind):
+                name = hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name
+                found[name] = [name + part for part in parts]
+    return found
+
+# %% ../nbs/09_alexnet.ipynb #81f0c88e
+def _computed(module: Any) -> dict[str, tuple[torch.Tensor, list[nn.Parameter]]]:
+    "Tensors that hooks and parametrizations compute: their values in evaluation, and the parameters behind them"
+    hooked, lists = _hooked(module), {}
+    if parametrize.is_parametrized(module):
+        lists = dict(module.parametrizations.eval().items())
+    mode, module.training = module.training, False  # in training, spectral normalisation takes a step
+    with torch.no_grad():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, tuple(_PARTS)):
+                hook(module, None)
+        values = {name: getattr(module, name).detach() for name in (*hooked, *lists)}
+    module.training = mode
+    behind = {name: list(parts.parameters()) for name, parts in lists.items()}
+    for name, parts in hooked.items():
+        behind[name] = [p for part in parts for p in behind.get(part, [module._parameters.get(part)]) if p is not None]
+    inner = {part for parts in hooked.values() for part in parts}
+    return {name: (value, behind[name]) for name, value in values.items() if name not in inner}
+
+# %% ../nbs/09_alexnet.ipynb #b9ba51c7
+def _strip(module: Any) -> None:
+    "Take hooks and parametrizations that compute tensors off a module, in place, and the tensors with them"
+    for name, parts in _hooked(module).items():
+        for tensors in (vars(module), module._parameters, module._buffers):
+            for key in (name, *parts):
+                tensors.pop(key, None)
+    if parametrize.is_parametrized(module):
+        module.__class__ = parametrize.type_before_parametrizations(module)  # the other class is left as it is
+        del module._modules["parametrizations"]
+    for hooks in (module._forward_pre_hooks, module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, hook in list(hooks.items()):
+            hook = getattr(hook, "hook", hook)  # how the function that reads a state is wrapped
+            theirs = getattr(hook, "__module__", "") or ""
+            if isinstance(hook, tuple(_PARTS)) or theirs.startswith("torch.nn.utils."):
+                del hooks[key]
+
+
+def _materialise(model: Any) -> Any:
+    "Turn masks and parametrizations into plain weights, in place: `weight_orig` x `weight_mask` becomes `weight`"
+    known: dict[tuple, tuple[list, list]] = {}  # what was made of the same parameters before: tied weights stay tied
+    for module in list(model.modules()):
+        computed = _computed(module)
+        if computed:
+            _strip(module)
+        for name, (value, behind) in computed.items():
+            if not behind:
+                module.register_buffer(name, value)
+                continue
+            key = tuple(map(id, behind))
+            _, made = known.setdefault(key, (behind, behind[:] if len(behind) == 1 else []))
+            same = next((p for p in made if p.shape == value.shape and torch.equal(p, value)), None)
+            if same is None:
+                same = nn.Parameter(value.clone(), any(p.requires_grad for p in behind))
+                made.append(same)
+            module.register_parameter(name, same)
+    return model
 
 # %% ../nbs/09_alexnet.ipynb #4dfac8d4
 def fold_gray(

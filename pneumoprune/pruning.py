@@ -6,8 +6,7 @@
 __all__ = ['RECIPE', 'SCHEDULES', 'prunable', 'apply_recipe', 'sparsity_table', 'make_permanent', 'sensitivity', 'schedule',
            'amounts', 'prune_iteratively']
 
-# %% ../nbs/11_pruning.ipynb #a43aa2af
-import copy
+# %% ../nbs/11_pruning.ipynb #be24513b
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,9 +16,10 @@ from torch import nn
 from torch.nn.utils import prune
 from tqdm.auto import tqdm
 
+from .alexnet import _materialise, copy_network
 from .core import PneumopruneError
 from .data import XRays
-from .training import predict, refresh_masks
+from .training import predict
 
 # %% ../nbs/11_pruning.ipynb #cac7d339
 RECIPE = {"conv": 0.2, "linear": 0.4}  # share of the unmasked input channels to mask in each round
@@ -72,18 +72,12 @@ def sparsity_table(
                       "weights left": int(used.sum()), "sparsity": 1 - used.float().mean().item()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
 
-# %% ../nbs/11_pruning.ipynb #3ebbdb25
+# %% ../nbs/11_pruning.ipynb #637f3890
 def make_permanent(
     model: nn.Module,  # left untouched
-) -> nn.Module:  # a copy whose pruned parameters are zeros in ordinary ones
+) -> nn.Module:  # a copy whose pruned parameters are zeros in ordinary ones; parametrizations become ordinary, too
     "Multiply the masks into the weights and drop them (`torch.nn.utils.prune.remove`), on a copy"
-    refresh_masks(model)
-    model = copy.deepcopy(model)
-    for layer in model.modules():
-        for name in [name for name, _ in layer.named_buffers(recurse=False) if name.endswith("_mask")]:
-            if hasattr(layer, name.removesuffix("_mask") + "_orig"):
-                prune.remove(layer, name.removesuffix("_mask"))
-    return model
+    return _materialise(copy_network(model))
 
 # %% ../nbs/11_pruning.ipynb #ccba8934
 def sensitivity(
