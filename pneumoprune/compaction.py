@@ -414,10 +414,11 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #cf2bf162
+# %% ../nbs/13_compaction.ipynb #46e178a6
 def _resize(module: Any, outputs: int, inputs: int) -> None:
     "Say how wide a module is, in whatever settings it has for it"
-    sizes: dict[str, int] = dict.fromkeys(("out_features", "out_channels", "num_features", "num_channels", "num_parameters"), outputs)
+    wide = "out_features", "out_channels", "num_features", "num_channels", "num_parameters"
+    sizes: dict[str, int] = dict.fromkeys(wide, outputs)
     sizes |= dict.fromkeys(("in_features", "in_channels"), inputs)
     weight = getattr(module, "weight", None)
     if weight is not None and weight.dim() > 2:
