@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #4dc70e88
-import copy
+# %% ../nbs/10_training.ipynb #7d85fb0c
 import math
 import os
 import shutil
@@ -31,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from .alexnet import copy_network
 from .core import PneumopruneError, atomic_path, read_json, write_json
 from .data import XRays
 
@@ -281,7 +281,7 @@ def refresh_masks(
                 if isinstance(hook, BasePruningMethod):
                     hook(module, None)
 
-# %% ../nbs/10_training.ipynb #f4746bab
+# %% ../nbs/10_training.ipynb #5294dc2e
 class _Training:
     "Model, average, optimiser, loader of indices into `train`, and teacher of one training, on the device"
 
@@ -300,7 +300,7 @@ class _Training:
         self.net, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         accelerator.register_for_checkpointing(self.averaged)
         if teacher is not None:
-            self.teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval()
+            self.teacher = copy_network(teacher).to(device, memory_format=torch.channels_last).eval()
         self.weight = _class_weights(train.labels).to(device)
 
 # %% ../nbs/10_training.ipynb #e762fe64
