@@ -188,14 +188,13 @@ def test_interrupted_lab_says_how_to_go_on(tmp_path):
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     )
-    state = tmp_path / "run" / "checkpoints" / "original" / "state.json"
+    state = tmp_path / "run" / "checkpoints" / "original" / "state-1.safetensors"
     give_up = time.monotonic() + 120
     while not state.exists() and time.monotonic() < give_up:
         time.sleep(0.05)
     lab.send_signal(signal.SIGINT)
     _, said = lab.communicate(timeout=60)
     assert lab.returncode == 130 and "give the same command again" in said and "Traceback" not in said, said
-    assert len(read_json(state)["history"]) >= 1
 
 
 def test_wrong_files_and_devices_get_one_line(tmp_path):
