@@ -6,8 +6,9 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'WiredSyncBatchNorm', 'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #d4912c37
+# %% ../nbs/13_compaction.ipynb #d2642e32
 import copy
+import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,9 +43,11 @@ from pneumoprune.channels import (
     Split,
     _axes,
     _evaluating,
+    _in_double,
     _first,
     _name,
     _own,
+    _refuse_wrapped,
     _shape,
     _where,
     channel_graph,
@@ -721,15 +724,43 @@ def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
         "constants": tuple(name for name, cut in cuts.items() if cut.added or "place" in cut.wiring),
     }
 
-# %% ../nbs/13_compaction.ipynb #ee26c34d
-def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    "The example as a tuple of inputs; `CompactionError` for what is no batch of numbers"
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    if not inputs or any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
+# %% ../nbs/13_compaction.ipynb #aa68db9a
+def _batches(model: nn.Module, example_input: Any) -> tuple[torch.Tensor, ...]:
+    "The example as a tuple of inputs, in the order of `forward`; `CompactionError` for what is no batch of numbers"
+    example = example_input
+    if isinstance(example, dict):
+        names = list(inspect.signature(model.forward).parameters)[: len(example)]
+        if set(names) != set(example):
+            raise CompactionError(
+                f"example_input names {', '.join(map(repr, example))}, but the first arguments of forward are "
+                f"{', '.join(map(repr, names))}; give these"
+            )
+        example = [example[name] for name in names]
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    inputs = tuple(torch.as_tensor(x) if isinstance(x, np.ndarray) else x for x in inputs)
+    if not inputs or not all(isinstance(x, torch.Tensor) for x in inputs):
+        kinds = ", ".join(sorted({type(x).__name__ for x in inputs})) or "nothing"
+        raise CompactionError(f"example_input must be a tensor or array, or several in a tuple, list or dict, not {kinds}")
+    if any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
         raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
     return inputs
 
-# %% ../nbs/13_compaction.ipynb #edf84665
+# %% ../nbs/13_compaction.ipynb #33123995
+def _first_answers(model: nn.Module, probes: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
+    "Run the network; `CompactionError` if it cannot take the example, or takes only a batch of its size"
+    try:
+        return _answers(model, probes)[0]
+    except Exception as error:  # the user's code may raise anything
+        try:
+            _answers(model, [x[:batch] for x in probes])
+        except Exception:
+            raise CompactionError(f"the network cannot take the example: {error}; give inputs as it takes them") from error
+        raise CompactionError(
+            f"the network takes batches of {batch} only, since its forward states a batch size, as x.view({batch}, -1) "
+            "does; write x.view(x.size(0), -1)"
+        ) from error
+
+# %% ../nbs/13_compaction.ipynb #58d81d52
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -746,16 +777,18 @@ def compact(
     Raises `CompactionError` for a network, or (unless `strict=False`) a part of it, that cannot be traced,
     and when the outputs differ by more than `atol`. Warns `ProofWarning` when the comparison says little.
     """
-    inputs = _batches(example_input)
+    _refuse_wrapped(model)
+    inputs = _batches(model, example_input)
     shapes = tuple(tuple(x.shape[1:]) for x in inputs)
     like = next((t for t in model.parameters() if t.is_floating_point()), inputs[0])
     probes = [torch.cat([x.detach().cpu().double(), r]) for x, r in zip(inputs, _random_inputs(shapes))]
     native = [x.to(like.device, like.dtype) for x in probes]
     result: Any = copy_network(model).eval()
-    expected_native, _ = _answers(result, native)  # with its masks still in place
+    expected_native = _first_answers(result, native, len(inputs[0]))  # with its masks still in place
     _materialise(result)
     reference = copy.deepcopy(result).cpu().double()
-    expected, macs_before = _answers(reference, probes)
+    with _in_double():
+        expected, macs_before = _answers(reference, probes)
     found = channel_graph(reference, tuple(x[-2:] for x in probes), strict=strict)
     plan = _plan(found)
     cuts = _cuts(found, plan)
@@ -764,7 +797,8 @@ def compact(
         _apply(result.get_submodule(name), cut)
     result = _with_new_numbers(result, found, plan)
 
-    answers, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
+    with _in_double():
+        answers, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
     native_outputs = expected_native, _answers(result, native)[0]
     differences = _prove((expected, answers), native_outputs, like.dtype, atol)
     _warn_if_uninformative(expected)
