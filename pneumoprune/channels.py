@@ -545,7 +545,7 @@ def _where(node: fx.Node) -> str:
     inside = list(stack.values())[-1][0] if stack else ""
     return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
 
-# %% ../nbs/12_channels.ipynb #31c7fbe0
+# %% ../nbs/12_channels.ipynb #40fb7f4b
 def _attach(node: fx.Node, module: nn.Module | None, kept: bool, strict: bool) -> Rule:
     "The rule of a node that calls `module`; the safe one if `kept`; `CompactionError` if there is none and `strict`"
     safe = Rule(node, module)
@@ -554,7 +554,7 @@ def _attach(node: fx.Node, module: nn.Module | None, kept: bool, strict: bool) -
     if "tensor_meta" not in node.meta:
         return Query(node)
     kind = _rule_of(node, module)
-    if not safe.operands:
+    if not safe.operands or not safe.width:  # one number for each input, such as a logit or a class, reads all channels
         return safe
     if kind and (found := kind(node, module)).fits():
         return found
