@@ -610,7 +610,7 @@ def _bare(name: str) -> str:
     name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", _WRAPPER.sub("", name))
     return name.removesuffix("_orig")
 
-# %% ../nbs/14_networks.ipynb #08f2210b
+# %% ../nbs/14_networks.ipynb #29c10237
 _USUAL = ("", "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 
 
@@ -628,7 +628,7 @@ def _choose(path: str | os.PathLike, found: Any, expected: set[str], arch: str) 
             options.append(((count, not averaged, entry in _USUAL), f"{entry}: {prefix}", table, prefix))
     if not options:
         known = next((f"weights like {str(next(iter(table)))!r}" for _, table in _tables(found)), "no state_dict")
-        raise CompactionError(f"{path} holds {known}, no weights of {arch}; save model.state_dict(), or name its network")
+        raise CompactionError(f"{path} holds {known}, no weights of {arch}; give model.state_dict() or another network")
     options.sort(key=lambda option: option[0], reverse=True)
     same = [where for rank, where, *_ in options if rank == options[0][0]]
     if len(same) > 1:
