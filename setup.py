@@ -1,30 +1,80 @@
 """Package metadata comes from settings.ini, the one place where it is written."""
+import re
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
-here = Path(__file__).parent
+HERE = Path(__file__).parent
+BOOK = ("_quarto*.yml", "index.qmd", "nbs/**/*.ipynb", "report/strip_directives.py", "report/*.typ")
+
 parser = ConfigParser(delimiters=["="])
-parser.read(here / "settings.ini", encoding="utf-8")
+parser.read(HERE / "settings.ini", encoding="utf-8")
 config = parser["DEFAULT"]
+NAME = config["lib_name"]
+
+
+def requirements(words: str) -> list[str]:
+    "Requirements, each other extra in them (`[lab]`) as an extra of this package"
+    return [re.sub(r"^(?=\[)", NAME, word) for word in words.split()]
+
+
+class BuildWithBook(build_py):
+    "The modules, and the chapters beside them, so that an installed `pneumoprune report` needs no checkout"
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source in (path for pattern in BOOK for path in HERE.glob(pattern)):
+                target = Path(self.build_lib, NAME, "book", source.relative_to(HERE))
+                self.mkpath(str(target.parent))
+                shutil.copyfile(source, target)
+
 
 setup(
-    name=config["lib_name"],
+    name=NAME,
     version=config["version"],
     description=config["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     author=config["author"],
     keywords=config["keywords"].split(),
-    packages=["pneumoprune"],
-    package_data={"pneumoprune": ["models/*", "py.typed"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Framework :: Jupyter",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Natural Language :: English",
+        "Natural Language :: Russian",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Topic :: Software Development :: Libraries :: Python Modules",
+        "Typing :: Typed",
+    ],
+    packages=[NAME],
+    package_data={NAME: ["models/*", "py.typed"]},
     python_requires=f">={config['min_python']}",
-    install_requires=config["requirements"].split(),
-    extras_require={"dev": config["dev_requirements"].split(), "dicom": ["pydicom"]},
+    install_requires=requirements(config["requirements"]),
+    extras_require={
+        name.removesuffix("_requirements"): requirements(words)
+        for name, words in config.items()
+        if name.endswith("_requirements")
+    },
     entry_points={
         "console_scripts": config["console_scripts"].split(),
-        "nbdev": [f"{config['lib_name']}={config['lib_path']}._modidx:d"],
+        "nbdev": [f"{NAME}={config['lib_path']}._modidx:d"],
     },
+    cmdclass={"build_py": BuildWithBook},
 )

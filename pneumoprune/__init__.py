@@ -19,6 +19,16 @@ _MODULES = {  # name -> the module it is fetched from
     "save_network": "networks",
 }
 
+_EXTRAS = {  # module -> the smallest extra that brings what it imports
+    "channels": "torch",
+    "compaction": "torch",
+    "evaluation": "report",
+    "lab": "lab",
+    "networks": "torch",
+    "report": "report",
+    "run": "report",
+}
+
 TYPE_CHECKING = False  # a type checker takes it for True, and reads the same table as imports
 if TYPE_CHECKING:
     from .channels import CompactionError as CompactionError
@@ -39,7 +49,11 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    from .core import needs
+
+    module = _MODULES[name]
+    with needs(_EXTRAS.get(module, ""), f"{__name__}.{name}"):
+        return getattr(import_module(f".{module}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -5,27 +5,29 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'compact', 'predict', 'explain', 'main']
 
-# %% ../nbs/20_cli.ipynb #dca5a54f
+# %% ../nbs/20_cli.ipynb #00f37b9d
 import sys
 import warnings
 from enum import StrEnum
-from importlib.metadata import version as version_of
+from json import dumps
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
-from .core import PneumopruneError
+from . import __version__
+from .core import PneumopruneError, needs
 
-# %% ../nbs/20_cli.ipynb #2b797b0c
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+# %% ../nbs/20_cli.ipynb #0585721f
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _tell_version(asked: bool) -> None:
     "`--version`: answered before anything else is looked at"
     if asked:
-        typer.echo(f"pneumoprune {version_of('pneumoprune')}")
+        typer.echo(f"pneumoprune {__version__}")
         raise typer.Exit
 
 
@@ -37,7 +39,7 @@ def about(
 ) -> None:
     "A lab report that proves its own numbers: AlexNet on chest X-rays, pruned, really made small, and compared."
 
-# %% ../nbs/20_cli.ipynb #5618cd7c
+# %% ../nbs/20_cli.ipynb #b1bf3a64
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -67,11 +69,13 @@ def lab(
     skip_unreadable: Annotated[
         bool, Option("--skip-unreadable", help="Go on without images that can't be read.")
     ] = False,
+    json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
     if out.is_file():
         raise PneumopruneError(f"{out} is a file; give a folder with --out")
-    from pneumoprune.lab import lab_settings, run_lab
+    with needs("lab", "pneumoprune lab"):
+        from pneumoprune.lab import lab_settings, run_lab
 
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on, or give another folder with --out")
@@ -79,9 +83,10 @@ def lab(
         epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick,
         max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
     )
-    typer.echo(_describe(run_lab(data, out, settings, skip_unreadable=skip_unreadable)))
+    run = run_lab(data, out, settings, skip_unreadable=skip_unreadable)
+    typer.echo(_as_json(run) if json else _describe(run))
 
-# %% ../nbs/20_cli.ipynb #bf9bad67
+# %% ../nbs/20_cli.ipynb #1418a572
 def _describe(run) -> str:
     "What a run found, in a few lines of text"
     kind = "PHANTOMS (drawn images, no patients)" if run.synthetic else run.info["data"]["name"]
@@ -95,9 +100,16 @@ def _describe(run) -> str:
             f"{name:10} {m['test']['accuracy'][0]:9.3f} {m['test']['auc'][0]:7.3f} {m['size_mb']:10.3f} "
             f"{m['file_mb']:9.3f} {m['latency_ms']['batch 1']:12.2f}"
         )
-    return "\n".join([*lines, f"as a report: pneumoprune report {run.folder}"])
+    return "\n".join([*lines, f"as a report: pneumoprune report {quote(str(run.folder))}"])
 
-# %% ../nbs/20_cli.ipynb #02ff609a
+
+def _as_json(run) -> str:
+    "The same for programs: the run's summary.json, and what it was made from"
+    about = {"folder": str(run.folder), "data": run.info["data"]["name"], "images": run.info["data"]["images"],
+             "synthetic": run.synthetic, "smoke": run.smoke}
+    return dumps(about | run.summary, indent=2, ensure_ascii=False)
+
+# %% ../nbs/20_cli.ipynb #d6e250cc
 class Language(StrEnum):
     "Language of the report"
 
@@ -108,16 +120,19 @@ class Language(StrEnum):
 @app.command()
 def report(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
-    output: Annotated[Path | None, Option("--output", "-o", help="PDF to write. [_report/LANG/….pdf]")] = None,
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="PDF to write. [RUN/report.pdf or RUN/report-ru.pdf]")
+    ] = None,
     lang: Annotated[Language, Option(help="Language.")] = Language.en,
     html: Annotated[bool, Option("--html", help="Write one HTML page beside the PDF too.")] = False,
 ) -> None:
     "Make the report of a run: PDF, and HTML if asked."
-    from pneumoprune.report import render_report
+    with needs("report", "pneumoprune report"):
+        from pneumoprune.report import render_report
 
     typer.echo(render_report(run, output, lang=lang.value, html=html))
 
-# %% ../nbs/20_cli.ipynb #a7117407
+# %% ../nbs/20_cli.ipynb #f12a1cbd
 @app.command()
 def compact(
     model: Annotated[Path, Argument(help="Saved state_dict (.pt, .pth or .safetensors) of a pruned network.")],
@@ -126,7 +141,8 @@ def compact(
     size: Annotated[int, Option(help="Side of the images the proof runs on, in pixels.")] = 224,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
-    from pneumoprune.networks import compact_file
+    with needs("torch", "pneumoprune compact"):
+        from pneumoprune.networks import compact_file
 
     typer.echo(compact_file(model, arch, output, size=size))
     typer.echo(f"written to {output}")

@@ -6,13 +6,14 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #f1c729c6
+# %% ../nbs/13_compaction.ipynb #3e262809
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,16 +43,19 @@ from pneumoprune.channels import (
     rule_for,
 )
 
-# %% ../nbs/13_compaction.ipynb #1d5e763c
+# %% ../nbs/13_compaction.ipynb #856dfd22
 _WIRING = "index", "place", "fill"  # the buffers of a wired layer
 
 
 class _Wired(nn.Module):
     "A layer that reads a selection of its input's channels and may place its outputs among constant ones"
 
-    index: torch.Tensor | None
-    place: torch.Tensor | None
-    fill: torch.Tensor | None
+    plain: Callable[[torch.Tensor], torch.Tensor]  # `forward` of the plain layer
+
+    if TYPE_CHECKING:  # `torch.jit.script` would take these hints for those of the plain layer
+        index: torch.Tensor | None
+        place: torch.Tensor | None
+        fill: torch.Tensor | None
 
     def __init__(self, width: int, *args, index=None, place=None, fill=None, **kwargs):
         super().__init__(width if index is None else len(index), *args, **kwargs)
@@ -70,34 +74,73 @@ class _Wired(nn.Module):
             setattr(self, "in_features" if isinstance(self, nn.Linear) else "in_channels", width)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        axis = -1 if isinstance(self, nn.Linear) else 1
-        y = super().forward(input if self.index is None else input.index_select(axis, self.index))
-        if self.place is None or self.fill is None:
+        index, place, fill = self.index, self.place, self.fill
+        y = self.plain(input if index is None else input.index_select(1, index))
+        if place is None or fill is None:
             return y
-        fill = self.fill if axis == -1 else self.fill.reshape(1, -1, *[1] * (y.dim() - 2))
-        shape = list(y.shape)
-        shape[axis] = -1
-        return torch.cat([y, fill.expand(shape)], axis).index_select(axis, self.place)
+        constant = (torch.zeros_like(y[:, :1]).transpose(1, -1) + fill.to(y.dtype)).transpose(1, -1)
+        return torch.cat([y, constant], 1).index_select(1, place)
 
     def extra_repr(self) -> str:
         read = [] if self.index is None else [f"reads {len(self.index)} of them"]
         placed = [] if self.place is None else [f"placed among {len(self.place)} channels"]
         return ", ".join([super().extra_repr(), *read, *placed])
 
-# %% ../nbs/13_compaction.ipynb #3ecd8443
-class WiredLinear(_Wired, nn.Linear): ...
-class WiredConv1d(_Wired, nn.Conv1d): ...
-class WiredConv2d(_Wired, nn.Conv2d): ...
-class WiredConv3d(_Wired, nn.Conv3d): ...
-class WiredBatchNorm1d(_Wired, nn.BatchNorm1d): ...
-class WiredBatchNorm2d(_Wired, nn.BatchNorm2d): ...
-class WiredBatchNorm3d(_Wired, nn.BatchNorm3d): ...
+# %% ../nbs/13_compaction.ipynb #bb099ec0
+def _plain(kind: Any) -> Callable:
+    "The `forward` of a layer of `torch.nn`, as a method called `plain`"
+    method = FunctionType(kind.forward.__code__, kind.forward.__globals__, "plain")
+    method.__annotations__ = kind.forward.__annotations__
+    return method
 
 
-_PLAIN: dict[type, type] = {wired: wired.__mro__[2] for wired in _Wired.__subclasses__()}
-_WIRED = {plain: wired for wired, plain in _PLAIN.items()}
-for _wired, _plain in _PLAIN.items():
-    rule_for(_wired)(RULES[_plain])
+class WiredLinear(_Wired, nn.Linear):
+    plain = _plain(nn.Linear)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # its channels are on the last axis
+        index, place, fill = self.index, self.place, self.fill
+        y = self.plain(input if index is None else input.index_select(-1, index))
+        if place is None or fill is None:
+            return y
+        return torch.cat([y, torch.zeros_like(y[..., :1]) + fill.to(y.dtype)], -1).index_select(-1, place)
+
+
+class WiredConv1d(_Wired, nn.Conv1d):
+    plain = _plain(nn.Conv1d)
+
+
+class WiredConv2d(_Wired, nn.Conv2d):
+    plain = _plain(nn.Conv2d)
+
+
+class WiredConv3d(_Wired, nn.Conv3d):
+    plain = _plain(nn.Conv3d)
+
+
+class _WiredNorm(_Wired):
+    plain = _plain(nn.BatchNorm1d)  # the same for all of them
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        pass
+
+
+class WiredBatchNorm1d(_WiredNorm, nn.BatchNorm1d): ...
+class WiredBatchNorm2d(_WiredNorm, nn.BatchNorm2d): ...
+class WiredBatchNorm3d(_WiredNorm, nn.BatchNorm3d): ...
+
+
+_WIRED: dict[type, type] = {
+    nn.Linear: WiredLinear,
+    nn.Conv1d: WiredConv1d,
+    nn.Conv2d: WiredConv2d,
+    nn.Conv3d: WiredConv3d,
+    nn.BatchNorm1d: WiredBatchNorm1d,
+    nn.BatchNorm2d: WiredBatchNorm2d,
+    nn.BatchNorm3d: WiredBatchNorm3d,
+}
+_PLAIN = {wired: plain for plain, wired in _WIRED.items()}
+for _wired, _layer in _PLAIN.items():
+    rule_for(_wired)(RULES[_layer])
 
 # %% ../nbs/13_compaction.ipynb #d452e979
 def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'run_lab']
 
-# %% ../nbs/18_lab.ipynb #493d5d72
+# %% ../nbs/18_lab.ipynb #323feb22
 import copy
 import json
 import platform
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -62,7 +63,7 @@ from pneumoprune.quantization import (
 from .run import Run, load_run, summarise
 from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
-from .training import TrainSettings, fit, predict, save_weights
+from .training import TrainSettings, _check_device, fit, predict, save_weights
 
 # %% ../nbs/18_lab.ipynb #ba0b2d88
 @dataclass(frozen=True)
@@ -430,9 +431,11 @@ def _speedups(times: pd.DataFrame) -> dict[str, list[float]]:
         result[f"slim-int8 against original in {engine}"] = [float(row[k]) for k in ("speedup", "q1", "q3")]
     return result
 
-# %% ../nbs/18_lab.ipynb #e442cc84
+# %% ../nbs/18_lab.ipynb #b138ba1b
 def _peak_memory(lab: Lab) -> dict[str, float]:
     "MB resident at the peak of a process that loads `original`, or `slim-int8`, and predicts one image"
+    if sys.platform == "win32":  # does not tell
+        return {}
     pytorch = "from pneumoprune.networks import load_network as load; from pneumoprune.training import predict"
     runtime = "from pneumoprune.prediction import OnnxModel as load; predict = load.predict"
     contenders = {"original": (pytorch, lab.weights("original")), "slim-int8": (runtime, lab.onnx("slim-int8"))}
@@ -486,7 +489,7 @@ def _load(data: str | Path | None, settings: LabSettings, skip_unreadable: bool,
         xrays = split_validation(xrays, settings.validation, seed=settings.seed)
     return xrays
 
-# %% ../nbs/18_lab.ipynb #2bb521d8
+# %% ../nbs/18_lab.ipynb #ee5bb30e
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -497,6 +500,7 @@ def run_lab(
 ) -> Run:
     "The whole experiment; what is finished in `out` is not done again"
     settings = settings or LabSettings()
+    _check_device(settings.original.device)
     xrays = _load(data, settings, skip_unreadable, phantom_count)
     lab = Lab(_limited(xrays, settings.limit, settings.seed), settings, Path(out))
     original = lab.timed("original", original_stage)

@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #b886d272
+# %% ../nbs/17_prediction.ipynb #a45d40e3
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .core import PneumopruneError, atomic_path, decode_image, open_onnx, to_square
+from .core import PneumopruneError, atomic_path, decode_image, needs, open_onnx, to_square
 
 # %% ../nbs/17_prediction.ipynb #9c047240
 class PredictionError(PneumopruneError):
@@ -106,14 +106,12 @@ def _is_dicom(path: Path) -> bool:
     except OSError as error:
         raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-# %% ../nbs/17_prediction.ipynb #40f4b36c
+# %% ../nbs/17_prediction.ipynb #5d0b3d4a
 def _dicom_values(path: Path) -> tuple[np.ndarray, bool]:
     "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
-    try:
+    with needs("dicom", f"{path}, a DICOM file,"):
         import pydicom
         from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    except ImportError:
-        raise PredictionError(f"{path} is a DICOM file; to read it, pip install 'pydicom>=3'") from None
     try:
         data = pydicom.dcmread(path)
         values = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(np.float64)
@@ -176,7 +174,7 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #0488cf27
+# %% ../nbs/17_prediction.ipynb #3c7bcdf6
 def _row(path: Path, model: OnnxModel) -> dict:
     "What is told of one image"
     probability = float(model.predict(read_image(path, model.size)[None])[0])
@@ -196,7 +194,7 @@ def predict_files(
     for path in expand_paths(paths):
         try:
             rows.append(_row(path, model))
-        except PredictionError as error:
+        except PneumopruneError as error:
             if not skip_unreadable:
                 raise
             rows.append({"file": str(path), "error": str(error)})
@@ -305,7 +303,7 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #423c3fb6
+# %% ../nbs/17_prediction.ipynb #668841cb
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
@@ -315,8 +313,9 @@ def explain_file(
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
     if model is not None and Path(model).suffix == ".safetensors":
-        from pneumoprune.alexnet import Standardise
-        from pneumoprune.networks import load_network
+        with needs("torch", f"{model}, a PyTorch network,"):
+            from pneumoprune.alexnet import Standardise
+            from pneumoprune.networks import load_network
 
         network, image = load_network(model), read_image(path, size)
         if not any(isinstance(module, Standardise) for module in network.modules()):

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ReportError', 'render_report']
 
-# %% ../nbs/19_report.ipynb #aa04cb44
+# %% ../nbs/19_report.ipynb #2422410d
 import base64
 import hashlib
 import json
 import os
+import posixpath
 import re
 import runpy
 import shutil
@@ -36,7 +37,7 @@ from .core import PneumopruneError, atomic_path, read_json
 class ReportError(PneumopruneError):
     "The report cannot be made: the message names the chapter, file or cell and the remedy"
 
-# %% ../nbs/19_report.ipynb #96f056d8
+# %% ../nbs/19_report.ipynb #ea8a7781
 @dataclass(frozen=True)
 class _Book:
     "What the `_quarto*.yml` files say about the report in one language"
@@ -47,7 +48,7 @@ class _Book:
     author: str
     keywords: list[str]
     chapters: list[str]  # index.qmd and notebooks, in reading order
-    output: Path  # the PDF, unless another place is asked for
+    output: Path  # the PDF of no run in particular, where Quarto would put it
 
 # %% ../nbs/19_report.ipynb #ee84c985
 def _read_book(
@@ -68,17 +69,14 @@ def _read_book(
     about = {name: book.get(name, "") for name in ("title", "subtitle", "author")}
     return _Book(folder, lang, **about, keywords=profile.get("keywords", []), chapters=book["chapters"], output=output)
 
-# %% ../nbs/19_report.ipynb #7cacc1e5
+# %% ../nbs/19_report.ipynb #4b3aa72f
 def _find_book() -> Path:
-    "The folder of the report: the checkout one stands in, or the one this package is installed from"
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(pneumoprune.__file__).resolve().parents[1]):
-        if (folder / "_quarto.yml").is_file() and (folder / "index.qmd").is_file():
+    "The folder of the report: the checkout one stands in, the one this package lies in, or the package's copy"
+    here, package = Path.cwd(), Path(pneumoprune.__file__).resolve().parent
+    for folder in (here, *here.parents, package.parent, package / "book"):
+        if (folder / "_quarto.yml").is_file() and (folder / "nbs/findings").is_dir():
             return folder
-    raise ReportError(
-        "The report is made from the notebooks, which the installed package does not contain; "
-        "run the command inside a checkout of the repository"
-    )
+    raise ReportError(f"{package} lacks the notebooks that the report is made from; install pneumoprune again")
 
 # %% ../nbs/19_report.ipynb #c6fdb211
 _WORDS = {
@@ -323,14 +321,14 @@ def _references(citations: list, chapter: str, labels: dict, words: dict) -> lis
         links.append(Link(["", [], []], [Str(number if bare else f"{words[kind]}\u00a0{number}")], [f"#{label}", ""]))
     return links
 
-# %% ../nbs/19_report.ipynb #79294415
+# %% ../nbs/19_report.ipynb #5f75ad4a
 def _link(content: list, chapter: str, labels: dict, book: _Book) -> list | None:
     "Links between chapters become links inside the book; links to other local files keep their words alone"
     attributes, words, (target, title) = content
     if re.match(r"[a-z][a-z0-9+.-]*:", target):
         return None
     path, _, anchor = target.partition("#")
-    other = os.path.normpath(Path(chapter).parent / path) if path else chapter
+    other = posixpath.normpath(posixpath.join(posixpath.dirname(chapter), path)) if path else chapter
     if other not in book.chapters:
         return words
     label = next((label for label in (anchor, _anchor(other, anchor)) if label in labels), None)
@@ -451,19 +449,20 @@ def _html(blocks: list, book: _Book, build: Path, output: Path, synthetic: bool)
     with atomic_path(output) as draft:
         draft.write_text(page, encoding="utf-8")
 
-# %% ../nbs/19_report.ipynb #f331f6ed
+# %% ../nbs/19_report.ipynb #97a3a9aa
 def render_report(
     run: str | Path | None,  # run folder; None shows the findings as they are saved in the chapters
-    output: str | Path | None = None,  # PDF to write; by default where Quarto would put it, `_report/LANG/….pdf`
+    output: str | Path | None = None,  # PDF to write; None: `report.pdf` or `report-ru.pdf` beside the run's tables
     *,
     lang: str = "en",  # 'en' or 'ru'
     html: bool = False,  # one HTML file beside the PDF, too
-    book: str | Path | None = None,  # folder of the book; by default the checkout
+    book: str | Path | None = None,  # folder of the book; None: the checkout one stands in, or the package's own
 ) -> Path:  # the PDF
     "The report of a run as PDF; `ReportError` when a chapter fails, a reference leads nowhere or a file is missing"
     folder, synthetic = _checked(run)
     about = _read_book(Path(book) if book else _find_book(), lang)
-    output = Path(output) if output else about.folder / about.output
+    beside = folder / f"report{'' if lang == 'en' else f'-{lang}'}.pdf" if folder else about.folder / about.output
+    output = Path(output or beside)
     if output.suffix.lower() != ".pdf":
         raise ReportError(f"The report is a PDF; give {output.name} the ending .pdf (--html writes HTML beside it)")
     with tempfile.TemporaryDirectory() as build_folder:

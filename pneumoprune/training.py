@@ -179,7 +179,7 @@ def _schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:
     cosine = lambda step, start: 0.5 + 0.5 * math.cos(math.pi * min(1, max(0, step - start) / max(1, steps - start)))
     return lambda step: height * cosine(step, again) if step >= again else min((step + 1) / warm, cosine(step, warm))
 
-# %% ../nbs/10_training.ipynb #c3118852
+# %% ../nbs/10_training.ipynb #e64c9342
 @torch.no_grad()
 def predict(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2)
@@ -195,7 +195,7 @@ def predict(
     model.eval()
     for start in range(0, len(images), batch_size):
         batch = augment(np.ascontiguousarray(images[start : start + batch_size]), side=side, strength=0)
-        out.append(torch.softmax(model(batch.to(device)).double(), 1)[:, 1].cpu())
+        out.append(torch.softmax(model(batch.to(device)).cpu().double(), 1)[:, 1])
     model.train(training)
     return torch.cat(out).numpy() if out else np.empty(0)
 
@@ -222,19 +222,31 @@ def _loss(logits, labels, weight: torch.Tensor | None, settings: TrainSettings, 
     soft = F.kl_div(student, teacher, reduction="batchmean")
     return (1 - settings.distillation) * loss + settings.distillation * t * t * soft
 
-# %% ../nbs/10_training.ipynb #458f91cb
+# %% ../nbs/10_training.ipynb #d46893cb
 def _has_bf16(cpu: bool) -> bool:
     "Whether the device multiplies bfloat16 in hardware"
+    if torch.backends.mps.is_available() and not cpu:
+        return False
     if torch.cuda.is_available() and not cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
-# %% ../nbs/10_training.ipynb #db6d247d
+# %% ../nbs/10_training.ipynb #e0b2b934
+def _check_device(device: str) -> None:
+    "`PneumopruneError` for a device that is not there"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PneumopruneError("this machine has no CUDA device that PyTorch can use; give the device 'auto' or 'cpu'")
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    "The most exact numbers of a device"
+    return torch.float32 if device.type == "mps" else torch.float64
+
+# %% ../nbs/10_training.ipynb #ac31fed5
 def _accelerator(settings: TrainSettings) -> Accelerator:
     "The device, precision and processes of a training; `PneumopruneError` for a device that is not there"
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise PneumopruneError("this machine has no CUDA device that PyTorch can use; give the device 'auto' or 'cpu'")
+    _check_device(settings.device)
     # Accelerate keeps the precision and device of an earlier training of this process; where several processes train
     # together, the group they form stays
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)
@@ -291,9 +303,9 @@ class _Training:
             self.teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval()
         self.weight = _class_weights(train.labels).to(device)
 
-# %% ../nbs/10_training.ipynb #d65f98c7
+# %% ../nbs/10_training.ipynb #e762fe64
 def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    "One step of the optimiser; float64 (3,): the sum of the losses, the number of hits, the number of images"
+    "One step of the optimiser; (3,): the sum of the losses, the number of hits, the number of images"
     accelerator, net, teacher_logits = training.accelerator, training.net, None
     logits = net(images)
     if training.teacher is not None:
@@ -306,10 +318,10 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor) -> to
     training.scheduler.step()
     training.optimizer.zero_grad()
     training.averaged.update_parameters(accelerator.unwrap_model(net))
-    hits = (logits.argmax(1) == labels).sum().double()
-    return torch.stack([loss.detach().double() * len(labels), hits, torch.full_like(hits, len(labels))])
+    hits = (logits.argmax(1) == labels).sum().to(_widest(labels.device))
+    return torch.stack([loss.detach().to(hits.dtype) * len(labels), hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/10_training.ipynb #e1825545
+# %% ../nbs/10_training.ipynb #94c3ccf6
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
     settings, train, accelerator = training.settings, training.train, training.accelerator
@@ -319,7 +331,7 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, flo
     training.loader.set_epoch(epoch)
     training.net.train()
     side = settings.side(epoch, train.size)
-    totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
+    totals = torch.zeros(3, dtype=_widest(accelerator.device), device=accelerator.device)
     for index in training.loader:
         index = index.cpu().numpy()
         images = augment(train.images[index], side=side, strength=settings.augment, aspect=settings.aspect,

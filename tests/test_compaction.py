@@ -15,6 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.ao.pruning.sparsifier.utils import FakeSparsity
+from torch.ao.quantization import get_default_qconfig_mapping
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from pneumoprune.alexnet import copy_network, size_mb
@@ -402,6 +405,85 @@ def test_tied_weights_stay_tied_where_their_masks_are_equal():
     small = compact(model, x)
     assert small[0].weight is small[2].weight and small[4].weight is not small[0].weight
     torch.testing.assert_close(outputs(small, x), outputs(model, x))
+
+
+# --- what reads the given network reads the compacted one
+
+
+class Wires(nn.Module):
+    "Every kind of wired layer: constants among the channels of additions, single features left out after a flatten"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 5, padding=2), nn.BatchNorm2d(16), nn.Conv2d(3, 16, 1)
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+        self.c, self.d, self.e = nn.Linear(16 * 36, 60), nn.BatchNorm1d(60), nn.Linear(16 * 36, 60)
+        self.last = nn.Linear(60, 2)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.a(x)) + self.b(x))
+        x = (self.conv(x) + x).flatten(1)
+        return self.last(F.relu(self.d(self.c(x)) + self.e(x)))
+
+
+def wires():
+    torch.manual_seed(0)
+    model = lively(Wires())
+    for layer in (model.a, model.conv):
+        prune.ln_structured(layer, "weight", amount=0.5, n=2, dim=0)
+    dead = torch.ones(60, 576)
+    dead[::2] = 0
+    dead[:, ::3] = 0
+    prune.custom_from_mask(model.c, "weight", dead)
+    return compact(model, torch.randn(2, 3, 6, 6)).eval(), torch.randn(3, 3, 6, 6)
+
+
+def quantised(model, x):
+    mapping = get_default_qconfig_mapping("onednn")
+    prepared = prepare_fx(copy.deepcopy(model), mapping, (x,))
+    prepared(x)
+    return convert_fx(prepared)(x)
+
+
+def by_onnx(model, x):
+    exported = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    return torch.from_numpy(exported(x)[0].numpy())
+
+
+READERS = {
+    "script": lambda model, x: torch.jit.script(model)(x),
+    "jit.trace": lambda model, x: torch.jit.trace(model, x)(x),
+    "symbolic_trace": lambda model, x: torch.fx.symbolic_trace(model)(x),
+    "fuse": lambda model, x: fuse(copy.deepcopy(model))(x),
+    "export": lambda model, x: torch.export.export(model, (x,)).module()(x),
+    "compile": lambda model, x: torch.compile(model, backend="eager", fullgraph=True)(x),
+    "quantisation": quantised,
+    "onnx": by_onnx,
+    "pickle": lambda model, x: pickle.loads(pickle.dumps(model))(x),
+    "deepcopy": lambda model, x: copy.deepcopy(model)(x),
+    "bfloat16": lambda model, x: copy.deepcopy(model).bfloat16()(x.bfloat16()).float(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "reader", [pytest.param(name, marks=[pytest.mark.hard] * (name in ("onnx", "quantisation"))) for name in READERS]
+)
+def test_compacted_networks_are_read_as_any_other(reader):
+    small, x = wires()
+    kinds = {type(m).__name__ for m in small.modules() if getattr(m, "place", None) is not None}
+    assert kinds == {"WiredBatchNorm2d", "WiredConv2d", "WiredBatchNorm1d"} and small.c.index is not None
+    with torch.no_grad():
+        expected, found = small(x), READERS[reader](small, x)
+    tolerance = 0.1 if reader in ("quantisation", "bfloat16") else 1e-5
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_compacted_networks_train_when_scripted():
+    small, x = wires()
+    scripted = torch.jit.script(copy.deepcopy(small)).train()
+    torch.testing.assert_close(scripted(x), small.train()(x))
+    torch.testing.assert_close(scripted.norm.running_mean, small.norm.running_mean)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

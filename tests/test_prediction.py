@@ -14,7 +14,7 @@ from PIL import Image
 from pneumoprune import prediction
 from pneumoprune.alexnet import narrow_alexnet
 from pneumoprune.benchmark import peak_memory
-from pneumoprune.core import decode_image, read_json, sha256
+from pneumoprune.core import MissingExtra, decode_image, read_json, sha256
 from pneumoprune.prediction import OnnxModel, PredictionError, occlusion_map, predict_files, read_image
 from pneumoprune.quantization import export_onnx
 from pneumoprune.synthetic import phantoms
@@ -70,8 +70,10 @@ def test_damaged_images_are_refused_by_name(cut, xray, tmp_path):
 def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
     (tmp_path / "x.dcm").write_bytes(b"\0" * 128 + b"DICM")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(PredictionError, match="pip install"):
+    with pytest.raises(MissingExtra, match=r'x.dcm, a DICOM file, needs pydicom.*pip install "pneumoprune\[dicom\]"'):
         read_image(tmp_path / "x.dcm", 64)
+    Image.new("L", (64, 64)).save(tmp_path / "y.png")
+    assert ["error" in row for row in predict_files([tmp_path], skip_unreadable=True)] == [True, False]
 
 
 def test_without_a_shipped_network_the_remedy_is_named(monkeypatch):

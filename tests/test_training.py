@@ -38,7 +38,7 @@ def train(folder, epochs, **options):
 
 
 def history_of(folder):
-    rows = json.loads(Path(folder, "state.json").read_text())["history"]
+    rows = json.loads(Path(folder, "state.json").read_text(encoding="utf-8"))["history"]
     return pd.DataFrame(rows).drop(columns="seconds")
 
 
