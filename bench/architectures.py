@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--source", choices=["torchvision", "segmentation", "video", "timm"])
     parser.add_argument("--all", action="store_true", help="every classification network of torchvision")
     parser.add_argument("--failed", action="store_true", help="only networks that were not handled strictly")
+    parser.add_argument("--list", action="store_true", help="print the networks and stop")
     parser.add_argument("--limit", type=int, default=300, help="seconds for one network and dimension")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -287,6 +288,9 @@ def main() -> None:
         warnings.simplefilter("ignore")
         source, name, dim = options.child
         print(json.dumps(attempt(source, name, int(dim))))
+        return
+    if options.list:
+        print(*map(" ".join, networks(options.all)), sep="\n")
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     table, made = read(), {"code": code(), "versions": versions()}

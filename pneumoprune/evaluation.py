@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'MIN_PATIENTS', 'MARGINS', 'EvaluationError', 'check_share', 'metrics', 'confusion', 'calibration_curve',
            'choose_threshold', 'shift_aucs', 'metrics_with_intervals', 'compare', 'noninferiority']
 
-# %% ../nbs/03_evaluation.ipynb #e0a2a1ed
+# %% ../nbs/03_evaluation.ipynb #97b57765
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,22 +14,27 @@ import pandas as pd
 from scipy import stats
 from sklearn import metrics as sk
 
-from .core import PneumopruneError
+from .core import PneumopruneError, as_number, check_count, nameless
 
 # %% ../nbs/03_evaluation.ipynb #d12da660
 class EvaluationError(PneumopruneError):
     "Labels, scores or patients that cannot be evaluated, and why"
 
-# %% ../nbs/03_evaluation.ipynb #f4cf2398
+# %% ../nbs/03_evaluation.ipynb #d7c02640
 def _checked(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     "Labels as int64 and scores as float64, or an `EvaluationError` that says what is wrong with them"
-    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    try:
+        labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+        strange = labels[~np.isin(labels, (0, 1))]
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"labels or scores are no plain numbers ({error}); give two lists of numbers") from None
     if labels.ndim != 1 or labels.shape != scores.shape or not len(labels):
         raise EvaluationError(
             f"labels have shape {labels.shape} and scores {scores.shape}; give two lists of the same length, not empty"
         )
-    if not np.isin(labels, (0, 1)).all():
-        raise EvaluationError(f"labels hold {np.unique(labels)[:5].tolist()}; give 0 (normal) and 1 (pneumonia) only")
+    if len(strange):
+        found = ", ".join(sorted({str(label) for label in strange})[:5])
+        raise EvaluationError(f"labels hold {found}; give 0 (normal) and 1 (pneumonia) only")
     if not ((scores >= 0) & (scores <= 1)).all():  # also catches NaN
         raise EvaluationError("scores leave 0..1 or are not numbers; give the probability of pneumonia")
     labels = labels.astype(np.int64)
@@ -40,16 +45,13 @@ def _checked(labels, scores) -> tuple[np.ndarray, np.ndarray]:
         )
     return labels, scores
 
-# %% ../nbs/03_evaluation.ipynb #4aca0ae5
+# %% ../nbs/03_evaluation.ipynb #3eba70b6
 def check_share(
     value: float | str,  # a threshold or a prevalence; text as in the metadata of a file
     name: str = "the threshold",  # what it is, in the message
 ) -> float:  # the same number
     "A share in 0..1, or the next number above 1; `EvaluationError` for anything else"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
+    number = as_number(value)
     if not 0 <= number <= np.nextafter(1, 2):  # NaN fails too
         raise EvaluationError(f"{name} is {value}; give a share in 0..1, such as 0.5")
     return number
@@ -161,29 +163,28 @@ def shift_aucs(
     }
     return pd.DataFrame(aucs, index=list(names)).T
 
-# %% ../nbs/03_evaluation.ipynb #8c390b20
-_NAMELESS = ("", "nan", "None", "<NA>", "NaT")  # what becomes of a missing name in an array of text
-
-
+# %% ../nbs/03_evaluation.ipynb #228d4c6e
 def _groups(patients, images: int) -> np.ndarray:
     "A number 0..patients−1 for each image"
-    if (shape := np.shape(patients)) != (images,):
-        raise EvaluationError(f"patients have shape {shape} for {images} images; give one patient per image")
-    patients = pd.Series(patients).reset_index(drop=True)
-    if missing := int((patients.isna() | patients.isin(_NAMELESS)).sum()):
+    try:
+        if (shape := np.shape(patients)) != (images,):
+            raise EvaluationError(f"patients have shape {shape} for {images} images; give one patient per image")
+        missing, (codes, _) = int(nameless(patients).sum()), pd.factorize(pd.Series(patients), sort=True)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"patients are no plain names ({error}); give one name or number per image") from error
+    if missing:
         raise EvaluationError(f"{missing} of {images} images have no patient; where the patient is unknown, "
                               "give the image a name of its own")
-    return pd.factorize(patients, sort=True)[0]
+    return codes
 
-# %% ../nbs/03_evaluation.ipynb #5fc2142e
+# %% ../nbs/03_evaluation.ipynb #c45e1868
 _BLOCK = 256  # resamples at a time: bounds the memory, and fixes the order of the random numbers
 
 
 def _resampled_weights(labels, groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     "`resamples` rows of N weights, in blocks: how often each image's patient was drawn; both classes in every row"
-    if resamples < 1:
-        raise EvaluationError(f"resamples is {resamples}; give at least 1")
-    rng = np.random.default_rng(seed)
+    check_count(resamples, "resamples", error=EvaluationError)
+    rng = np.random.default_rng(check_count(seed, "the seed", 0, EvaluationError))
     count = groups.max() + 1
     rows = np.arange(_BLOCK)[:, None] * count
     while resamples > 0:
@@ -380,11 +381,11 @@ def _verdict(low: float, high: float, margin: float) -> str:
         return "non-inferior"
     return "inferior" if high < -margin else "inconclusive"
 
-# %% ../nbs/03_evaluation.ipynb #a94cf97a
+# %% ../nbs/03_evaluation.ipynb #3a8e81d7
 def noninferiority(
     comparison: dict,  # what `compare` returned
     *,
-    margins: dict[str, float] = MARGINS,  # metric (larger is better) -> largest acceptable loss, > 0
+    margins: dict[str, float] = MARGINS,  # metric (larger is better) -> largest acceptable loss, above 0 and below 1
 ) -> dict:  # metric -> {difference, low, high, margin, verdict}; noninferior: bool, for all metrics together
     """Non-inferiority of the candidate, metric by metric (Piaggio et al. 2012). The verdict is "superior" (low > 0),
     "non-inferior" (low > −margin), "inferior" (high < −margin), else "inconclusive"; a favourable verdict from a
@@ -395,7 +396,7 @@ def noninferiority(
     for metric, margin in margins.items():
         if metric not in comparison["difference"] or metric in ("brier", "ece"):
             raise EvaluationError(f"no margin can be set for {metric!r}; choose from {', '.join(METRICS[:-2])}")
-        if not margin > 0:
+        if not 0 < check_share(margin, f"the margin of {metric}") < 1:
             raise EvaluationError(f"the margin of {metric} is {margin}; give the largest acceptable loss, above 0")
         difference, low, high = comparison["difference"][metric]
         verdict = _verdict(low, high, margin)

@@ -6,18 +6,32 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #a45d40e3
+# %% ../nbs/17_prediction.ipynb #cc4ebb44
 import glob
 from collections.abc import Iterable
 from importlib import resources
 from json import dumps, loads
-from math import nextafter
+from math import nextafter, prod
 from pathlib import Path
+from zlib import decompressobj
 
 import numpy as np
 from PIL import Image
 
-from .core import PneumopruneError, atomic_path, decode_image, needs, open_onnx, to_square
+from pneumoprune.core import (
+    MAX_PIXELS,
+    MissingExtra,
+    PneumopruneError,
+    as_number,
+    atomic_path,
+    check_count,
+    check_pixels,
+    decode_image,
+    needs,
+    open_onnx,
+    run_onnx,
+    to_square,
+)
 
 # %% ../nbs/17_prediction.ipynb #9c047240
 class PredictionError(PneumopruneError):
@@ -40,24 +54,33 @@ def _shipped() -> Path:
         )
     return file
 
-# %% ../nbs/17_prediction.ipynb #80aae05b
+# %% ../nbs/17_prediction.ipynb #dfa4add6
+def _check_signature(session, size: int) -> None:
+    "`ValueError` unless an open file takes grey images of this size in bytes, and gives one number for each"
+    for ends, what, kind, shape in ((session.get_inputs(), "input", "tensor(uint8)", [1, size, size]),
+                                    (session.get_outputs(), "output", "tensor(float)", [])):
+        if len(ends) != 1 or ends[0].type != kind or len(ends[0].shape) != 1 + len(shape) or ends[0].shape[1:] != shape:
+            raise ValueError(f"its {what} is {' and '.join(f'{end.type} {end.shape}' for end in ends) or 'nothing'}")
+
+
 def _described(path, session) -> tuple[tuple[str, ...], float, int]:
     "Classes, threshold and image size of an open file; `PredictionError` if it does not say them, or takes other input"
     try:
         about = session.get_modelmeta().custom_metadata_map
-        classes, threshold, size = tuple(loads(about["classes"])), float(about["threshold"]), int(about["size"])
-        (given,) = session.get_inputs()
-        if given.type != "tensor(uint8)" or list(given.shape[1:]) != [1, size, size]:
-            raise ValueError(f"its input is {given.type} {given.shape}")
-    except (KeyError, ValueError, TypeError) as error:
+        classes, threshold, size = loads(about["classes"]), float(about["threshold"]), int(about["size"])
+        if not (isinstance(classes, list) and len({*classes}) == 2 == len(classes) and all(map(str.strip, classes))):
+            raise ValueError(f"its classes are {about['classes'][:50]}, not two names")
+        _check_signature(session, size)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise PredictionError(
             f"{path} is an ONNX file, but none of pneumoprune ({error!s}); give one that `export_onnx` wrote"
         ) from error
+    classes = tuple(classes)
     if not 0 <= threshold <= nextafter(1, 2):  # NaN fails too; just above 1, nothing is positive
         raise PredictionError(f"{path} decides at {threshold}, no share in 0..1; mend it with `set_threshold`")
     return classes, threshold, size
 
-# %% ../nbs/17_prediction.ipynb #cd2eb15e
+# %% ../nbs/17_prediction.ipynb #d44d5007
 class OnnxModel:
     "A network exported by `export_onnx` or `quantize_int8`: uint8 images in, probabilities of pneumonia out"
 
@@ -65,7 +88,7 @@ class OnnxModel:
         self,
         path: str | Path | None = None,  # ONNX file; None: the network shipped with the package
         *,
-        threads: int = 1,  # threads of one prediction, at least 1; 0: all cores
+        threads: int = 1,  # threads of one prediction; 0: all cores
     ):
         "`PneumopruneError` if the file is missing, is no ONNX file, or was not exported by this package"
         self.path = _shipped() if path is None else Path(path)
@@ -78,20 +101,12 @@ class OnnxModel:
 
     def predict(
         self,
-        images: np.ndarray,  # uint8 (N, 1, S, S) with S = self.size; `PredictionError` for anything else
+        images: np.ndarray,  # uint8 (N, 1, S, S) with S = self.size; `PneumopruneError` for anything else
         *,
         batch_size: int = 32,  # images at a time; bounds the memory, doesn't change the result
     ) -> np.ndarray:  # float64 (N,), probability of pneumonia
         "Probability of pneumonia of each image"
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != (1, self.size, self.size):
-            raise PredictionError(
-                f"{self.path.name} takes uint8 (N, 1, {self.size}, {self.size}), not {images.dtype} {images.shape}; "
-                "read images with read_image"
-            )
-        batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-        parts = [np.asarray(self.session.run(None, {"images": batch})[0]) for batch in batches]
-        return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+        return run_onnx(self.session, images, name=self.path.name, batch_size=batch_size)
 
 # %% ../nbs/17_prediction.ipynb #c1df8bdf
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -106,42 +121,66 @@ def _is_dicom(path: Path) -> bool:
     except OSError as error:
         raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-# %% ../nbs/17_prediction.ipynb #5d0b3d4a
-def _dicom_values(path: Path) -> tuple[np.ndarray, bool]:
+# %% ../nbs/17_prediction.ipynb #107f1491
+def _check_deflated(path: Path, most: int) -> None:
+    "`ValueError` if a DICOM file unpacks to more bytes than so many; pydicom would unpack it whole"
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    about = read_file_meta_info(path)
+    if about.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        start = 128 + 4 + 12 + about.FileMetaInformationGroupLength  # preamble, mark, that length, the group
+        packed = path.read_bytes()[start:]
+        inflate = decompressobj(wbits=-15)
+        inflate.decompress(packed, most)
+        check_pixels(most + len(inflate.unconsumed_tail), most)
+
+
+def _dicom_values(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
     "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
     with needs("dicom", f"{path}, a DICOM file,"):
         import pydicom
         from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     try:
+        _check_deflated(path, 4 * max_pixels)
         data = pydicom.dcmread(path)
+        sides = (data.get(name) or 1 for name in ("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns"))
+        check_pixels(prod(int(side) for side in sides), max_pixels)
         values = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("its values are not all finite numbers")
     except Exception as error:  # pydicom and its decoders raise nearly everything
-        raise PredictionError(f"{path} can't be read as DICOM ({str(error)[:200]}); export it as PNG") from error
+        reason = " ".join(str(error).split())[:200]
+        raise PredictionError(f"{path} can't be read as DICOM ({reason}); export it as PNG") from error
     return values, data.get("PhotometricInterpretation") == "MONOCHROME1"
 
-# %% ../nbs/17_prediction.ipynb #8fbb0cb2
-def _read_dicom(path: Path) -> Image.Image:
+# %% ../nbs/17_prediction.ipynb #60552638
+def _read_dicom(path: Path, max_pixels: int) -> Image.Image:
     "The grey image in a DICOM file, as a viewer would show it first, stretched to 8 bits"
-    values, inverted = _dicom_values(path)
-    if values.ndim != 2:
+    values, inverted = _dicom_values(path, max_pixels)
+    if values.ndim != 2 or not values.size:
         raise PredictionError(f"{path} holds {values.shape}, not one grey image; export one frame as PNG")
     low, high = values.min(), values.max()
     values = (values - low) * (255 / max(high - low, 1e-9))
     return Image.fromarray(np.rint(255 - values if inverted else values).astype(np.uint8))
 
-# %% ../nbs/17_prediction.ipynb #c30d306b
+# %% ../nbs/17_prediction.ipynb #9153652d
 def read_image(
     path: str | Path,  # PNG, JPEG or DICOM file
     size: int,  # side of the result in pixels
+    *,
+    max_pixels: int = MAX_PIXELS,  # of the file; more are refused before they are decoded
 ) -> np.ndarray:  # uint8 (1, size, size)
-    "One X-ray as a grey plane; `PredictionError` if the file is missing or no image"
+    "One X-ray as a grey plane; `PredictionError` if the file is missing, no image, or too large"
     path = Path(path)
+    check_count(size, "size", error=PredictionError)
+    check_count(max_pixels, "the limit of pixels", error=PredictionError)
     if not path.is_file():
         raise PredictionError(f"{path} is missing or no file; check the path")
     if _is_dicom(path):
-        return to_square(_read_dicom(path), size)[None]
+        return to_square(_read_dicom(path, max_pixels), size)[None]
     try:
-        return decode_image(path, size)[None]
+        return decode_image(path, size, max_pixels=max_pixels)[None]
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PredictionError(f"{path} can't be read as PNG or JPEG ({error}); export it again as PNG") from error
 
@@ -174,10 +213,10 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #3c7bcdf6
-def _row(path: Path, model: OnnxModel) -> dict:
+# %% ../nbs/17_prediction.ipynb #f40a2e8a
+def _row(path: Path, model: OnnxModel, max_pixels: int) -> dict:
     "What is told of one image"
-    probability = float(model.predict(read_image(path, model.size)[None])[0])
+    probability = float(model.predict(read_image(path, model.size, max_pixels=max_pixels)[None])[0])
     decision = model.classes[int(probability >= model.threshold)]
     return {"file": str(path), "probability": probability, "decision": decision, "threshold": model.threshold}
 
@@ -187,14 +226,15 @@ def predict_files(
     model: OnnxModel | str | Path | None = None,  # or its file; None: the network shipped with the package
     *,
     skip_unreadable: bool = False,  # report an image that can't be read as its `error` instead of raising
+    max_pixels: int = MAX_PIXELS,  # of an image; a larger one can't be read
 ) -> list[dict]:  # per image: file, probability, decision (a class), threshold; or file and error
     "Probability and decision for each image, in the order of `expand_paths`"
     model = model if isinstance(model, OnnxModel) else OnnxModel(model)
     rows = []
     for path in expand_paths(paths):
         try:
-            rows.append(_row(path, model))
-        except PneumopruneError as error:
+            rows.append(_row(path, model, max_pixels))
+        except (PredictionError, MissingExtra) as error:
             if not skip_unreadable:
                 raise
             rows.append({"file": str(path), "error": str(error)})
@@ -225,7 +265,7 @@ def _places(size: int, patch: int, stride: int) -> list[tuple[slice, slice]]:
     corners = sorted({*range(0, size - patch, stride), size - patch})
     return [(slice(r, r + patch), slice(c, c + patch)) for r in corners for c in corners]
 
-# %% ../nbs/17_prediction.ipynb #eaba6093
+# %% ../nbs/17_prediction.ipynb #55a14bc4
 def occlusion_map(
     model: OnnxModel,
     image: np.ndarray,  # uint8 (1, S, S), as `read_image` gives it
@@ -234,8 +274,11 @@ def occlusion_map(
     stride: int | None = None,  # step of the patch in pixels; None: half a patch
 ) -> np.ndarray:  # float32 (S, S): mean fall of the probability of pneumonia under the patches that cover a pixel
     "Occlusion sensitivity (Zeiler and Fergus 2014, arXiv:1311.2901): positive where the image speaks for pneumonia"
-    patch = patch or max(1, model.size // 8)
-    places = _places(model.size, patch, stride or max(1, patch // 2))
+    patch = max(1, model.size // 8) if patch is None else check_count(patch, "patch", error=PredictionError)
+    stride = max(1, patch // 2) if stride is None else check_count(stride, "stride", error=PredictionError)
+    if patch > model.size:
+        raise PredictionError(f"patch is {patch}; give at most {model.size}, the side of the image")
+    places = _places(model.size, patch, stride)
     covered = np.repeat(image[None], len(places), axis=0)
     for one, place in zip(covered[:, 0], places):
         one[place] = np.rint(image.mean())
@@ -276,7 +319,7 @@ def grad_cam(
     cam = (weights * maps).sum(0).relu().numpy()
     return np.asarray(Image.fromarray(cam).resize(image.shape[-2:][::-1], Image.Resampling.BILINEAR))
 
-# %% ../nbs/17_prediction.ipynb #64e6ed87
+# %% ../nbs/17_prediction.ipynb #dabbd713
 def _tinted(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.Image:
     "The grey image with `heat` over it, its largest magnitude in the full colour"
     orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])  # Okabe and Ito (2008)
@@ -297,6 +340,9 @@ def save_heatmap(
     "The image in grey with `heat` over it: orange speaks for pneumonia, blue against"
     if Path(path).suffix.lower() not in _IMAGES:
         raise PredictionError(f"{path}: a heat map is written as {' or '.join(_IMAGES)}; choose such a name")
+    if not 0 <= as_number(opacity) <= 1:
+        raise PredictionError(f"opacity is {opacity}; give a share in 0..1")
+    check_count(side, "side", error=PredictionError)
     tinted = _tinted(image, heat, opacity)
     if tinted.width < side:
         tinted = tinted.resize((side, side), Image.Resampling.BICUBIC)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFTS', 'phantoms', 'shifted', 'shift_suite']
 
-# %% ../nbs/02_synthetic.ipynb #c2b7c06f
+# %% ../nbs/02_synthetic.ipynb #7ecd00f8
 import hashlib
 import math
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
-from .data import CLASSES, MIN_SIZE, SPLITS, DataError, XRays
+from .core import as_number, check_count
+from .data import CLASSES, SPLITS, DataError, XRays, check_size
 
 # %% ../nbs/02_synthetic.ipynb #05f28b96
 @dataclass
@@ -154,18 +155,17 @@ def _lacking(counts: dict[str, np.ndarray], label: int) -> str:
     shares = {"train": 0.6, "val": 0.15, "test": 0.25}
     return min(SPLITS, key=lambda split: (counts[split][label] + 1) / shares[split])
 
-# %% ../nbs/02_synthetic.ipynb #ad288fbc
+# %% ../nbs/02_synthetic.ipynb #c2271ffc
 def phantoms(
     n: int = 600,  # images, at least 40
     size: int = 96,  # side in pixels, at least 63
     seed: int = 0,  # the same seed draws the same images
 ) -> XRays:  # `synthetic`, split by patient into about 60 % train, 15 % val, 25 % test
     "Synthetic chest X-rays, drawn; three in five with pneumonia, several images of some patients"
-    if n < 40:
+    if check_count(n, "the number of phantoms", 0, DataError) < 40:
         raise DataError(f"{n} phantoms are too few to split; draw at least 40")
-    if size < MIN_SIZE:
-        raise DataError(f"size {size} is too small: AlexNet needs at least {MIN_SIZE} pixels")
-    rng = np.random.default_rng(seed)
+    check_size(size)
+    rng = np.random.default_rng(check_count(seed, "the seed", 0, DataError))
     images, rows = np.empty((n, 1, size, size), np.uint8), []
     counts = {split: np.zeros(2) for split in SPLITS}
     for number in count(1):
@@ -274,7 +274,7 @@ _SHIFTS: dict[str, _Shift] = {
 SHIFTS = tuple(_SHIFTS)
 _BLOCK = 256  # images at a time
 
-# %% ../nbs/02_synthetic.ipynb #7aba947d
+# %% ../nbs/02_synthetic.ipynb #e24da465
 def shifted(
     xrays: XRays,  # any X-rays
     kind: str,  # one of `SHIFTS`
@@ -285,7 +285,8 @@ def shifted(
     "The same X-rays under a simulated shift of acquisition, after MedMNIST-C (Di Salvo et al., 2024)"
     if kind not in SHIFTS:
         raise DataError(f"{kind!r} is no shift; choose one of {', '.join(SHIFTS)}")
-    if not 0 <= strength <= 4:
+    check_count(seed, "the seed", 0, DataError)
+    if not 0 <= as_number(strength) <= 4:
         raise DataError(f"a shift of strength {strength} makes no sense; choose 0 to 4")
     rng = np.random.default_rng([SHIFTS.index(kind), seed])
     signs = rng.choice([-1.0, 1.0], len(xrays)).astype(np.float32)

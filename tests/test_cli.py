@@ -22,9 +22,8 @@ from PIL import Image
 from pneumoprune import lab
 from pneumoprune.cli import main
 from pneumoprune.compaction import CompactionError
-from pneumoprune.core import PneumopruneError, read_json, write_json
+from pneumoprune.core import read_json, write_json
 from pneumoprune.networks import compact_file, save_network
-from pneumoprune.training import TrainSettings, _accelerator
 
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
 QUICK = ("--quick", "--epochs", "2", "--size", "64", "--skip-unreadable")
@@ -102,6 +101,18 @@ def test_lab_writes_the_run_folder_and_says_what_it_found(finished):
     info = read_json(folder / "run/run.json")
     assert info["data"]["counts"]["test"] == {"NORMAL": 8, "PNEUMONIA": 7} and not info["data"]["synthetic"]
     assert {"original", "masked", "compacted", "slim", "slim-int8", "evaluate"} <= info["seconds"].keys()
+
+
+def test_a_finished_run_is_told_again_and_as_json(finished, monkeypatch):
+    folder, done = finished
+    monkeypatch.chdir(folder)
+    shutil.copytree("run", "my run")
+    again = run("lab", "--data", "chest_xray", "--out", "my run", *QUICK)
+    assert again.stdout.splitlines()[1:-1] == done.stdout.splitlines()[1:-1]
+    assert again.stdout.splitlines()[-1] == "as a report: pneumoprune report 'my run'"
+    told = json.loads(run("lab", "--data", "chest_xray", "--out", "my run", *QUICK, "--json").stdout)
+    assert told["folder"] == "my run" and told["smoke"] and not told["synthetic"]
+    assert told["models"] == read_json(folder / "run/summary.json")["models"]
 
 
 def test_an_output_folder_of_another_configuration_is_left_alone(finished):
@@ -199,9 +210,8 @@ def test_wrong_files_and_devices_get_one_line(tmp_path):
     heat = tmp_path / "text.txt/heat.png"
     refused(run("explain", image(tmp_path / "x.png"), "-o", heat), "heat.png", "another place")
     if not torch.cuda.is_available():
-        with pytest.raises(PneumopruneError, match="no CUDA device"):
-            _accelerator(TrainSettings(device="cuda"))
-    assert not target.exists()
+        refused(run("lab", "--quick", "--device", "cuda", "--out", tmp_path / "run"), "no CUDA device", "'cpu'")
+    assert not target.exists() and not (tmp_path / "run").exists()
 
 
 def test_predict_stops_at_a_broken_image_or_names_it_and_goes_on(tmp_path):

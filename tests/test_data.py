@@ -2,11 +2,13 @@
 import hashlib
 import http.server
 import os
+import struct
 import sys
 import threading
 import time
 import types
 import zipfile
+import zlib
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -293,6 +295,140 @@ def test_an_archive_of_arrays_that_cannot_be_unpacked(tmp_path, fault):
         load_xrays(patched(tmp_path / "a.npz", **fault), SIZE)
 
 
+def in_one_line(call, *told):
+    "The call is refused in one line that holds these words"
+    with pytest.raises(DataError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400 and all(words in message for words in told), message
+
+
+@pytest.mark.parametrize("version", [46, 63, 99, 255])
+def test_an_archive_of_another_zip_version(tmp_path, version):
+    path = zipped(tmp_path / "s.zip", kaggle())
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\x01\x02")
+    content[at + 6] = version  # version needed to extract
+    path.write_bytes(content)
+    if version > 63:
+        in_one_line(lambda: load_xrays(path, SIZE), "s.zip is no zip file, or a damaged one", "version")
+    else:
+        assert len(load_xrays(path, SIZE)) == 18
+
+
+@pytest.mark.parametrize("inner", ["chest_xray.zip", "a/b.npz", "images.tar.gz"])
+def test_an_archive_of_archives_is_to_be_unpacked_first(tmp_path, inner):
+    path = zipped(tmp_path / "s.zip", {inner: b"PK", "readme.txt": b"unpack me"})
+    in_one_line(lambda: load_xrays(path, SIZE), "s.zip holds no images but 1 archive", inner, "unpack it first")
+
+
+def test_every_cut_of_an_archive_is_refused_in_one_line(tmp_path):
+    content = zipped(tmp_path / "s.zip", kaggle()).read_bytes()
+    for cut in range(0, len(content) - 1, len(content) // 40):
+        (tmp_path / "cut.zip").write_bytes(content[:cut])
+        in_one_line(lambda: load_xrays(tmp_path / "cut.zip", SIZE), "cut.zip is no zip file, or a damaged one")
+
+
+def test_many_failures_for_one_reason_take_one_line(tmp_path):
+    files = kaggle() | {f"train/NORMAL/{i}.png": b"text" for i in range(300)} | {"train/NORMAL/x.png": b""}
+    with pytest.raises(DataError, match="301 images in s.zip") as caught:
+        load_xrays(zipped(tmp_path / "s.zip", files), SIZE)
+    message = str(caught.value)
+    assert message.count("\n") == 4 and "and 299 more images: neither JPEG nor PNG" in message and "empty" in message
+
+
+# ---------------------------------------------------------------- more pixels than memory
+
+
+def bomb(width: int, height: int, color: int = 0) -> bytes:
+    "A PNG that says it is so large, and holds nothing"
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("width, height, color", [(13300, 13300, 0), (8001, 8000, 6), (10**9, 10**9, 2), (1, 10**8, 0)])
+@pytest.mark.parametrize("pack", [zipped, unpacked])
+def test_too_many_pixels_are_not_decoded(tmp_path, pack, width, height, color, recwarn):
+    files = kaggle() | {"train/NORMAL/bomb.png": bomb(width, height, color)}
+    with pytest.raises(DataError, match=r"bomb\.png: .*pixels"):
+        load_xrays(pack(tmp_path / "s.zip", files), SIZE)
+    assert not recwarn.list
+    assert load_xrays(tmp_path / "s.zip", SIZE, skip_unreadable=True).unreadable == ("train/NORMAL/bomb.png",)
+
+
+def test_the_limit_is_an_option_and_the_cache_knows_it(tmp_path):
+    path = zipped(tmp_path / "s.zip", kaggle())
+    with pytest.raises(DataError, match="more than the 0.001 million allowed"):
+        load_xrays(path, SIZE, max_pixels=1000)
+    assert len(load_xrays(path, SIZE)) == 18
+    with pytest.raises(DataError, match="more than the 0.001 million allowed"):
+        load_xrays(path, SIZE, max_pixels=1000)
+
+
+def declared(path: Path, shape: tuple, content: bytes = b"") -> Path:
+    "A MedMNIST file whose images are said to be of this shape"
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    medmnist(path, train_images=None)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images.npy", header.getvalue() + content)
+    return path
+
+
+@pytest.mark.parametrize("shape, content, told", [
+    ((10**12, 28, 28), b"", "says it is uint8"),
+    ((12, 28, 28), b"x", "says it is uint8"),
+    ((1, 9000, 9000), bytes(9000**2), "81 million pixels are more than the 64 million allowed"),
+])
+def test_arrays_are_not_believed(tmp_path, shape, content, told):
+    in_one_line(lambda: load_xrays(declared(tmp_path / "x.npz", shape, content), SIZE), "x.npz can't be read", told)
+
+
+def test_arrays_together_have_a_limit_too(tmp_path):
+    path = medmnist(tmp_path / "x.npz", 28)  # 22 images
+    in_one_line(lambda: load_xrays(path, SIZE, max_pixels=1000), "x.npz can't be read", "more than the 0.016")
+
+
+@pytest.mark.parametrize("member", [b"text", b"", b"\x93NUMPY\x09\x00"])
+def test_members_that_are_no_arrays(tmp_path, member):
+    path = medmnist(tmp_path / "x.npz", train_images=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_images.npy", member)
+    in_one_line(lambda: load_xrays(path, SIZE), "x.npz can't be read as a MedMNIST file")
+
+
+def test_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    in_one_line(lambda: load_xrays(tmp_path / "pipe.zip", SIZE), "pipe.zip does not exist, or is no file")
+
+
+@pytest.mark.parametrize("wish, told", [
+    ({"workers": 0}, "threads is 0"), ({"workers": -1}, "threads is -1"), ({"workers": 1.5}, "threads is 1.5"),
+    ({"max_pixels": 0}, "limit of pixels is 0"), ({"size": 64.5}, "size is 64.5"), ({"size": 10**5}, "at most 4096"),
+    ({"size": "64"}, "size is '64'"),
+])
+def test_wishes_that_cannot_be_met(tmp_path, wish, told):
+    in_one_line(lambda: load_xrays(zipped(tmp_path / "s.zip", kaggle()), **{"size": SIZE} | wish), told)
+
+
+@pytest.mark.parametrize("call", [
+    *(lambda wrong=wrong: phantoms(**{"n": 40, "size": 64} | wrong)
+      for wrong in ({"n": 40.5}, {"n": 39}, {"size": 10**6}, {"seed": -1}, {"seed": None})),
+    *(lambda wrong=wrong: shifted(XRAYS, "blur", **wrong)
+      for wrong in ({"strength": float("nan")}, {"strength": "much"}, {"seed": -1})),
+    *(lambda wrong=wrong: split_validation(XRAYS, **wrong)
+      for wrong in ({"fraction": "some"}, {"fraction": None}, {"seed": -1}, {"seed": 0.5})),
+    *(lambda wrong=wrong: show_samples(XRAYS, **wrong) for wrong in ({"columns": 0}, {"seed": -1})),
+])
+def test_numbers_out_of_range(call):
+    in_one_line(call)
+
+
+XRAYS = phantoms(40, SIZE)
+
+
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
 def test_images_without_a_patient_are_refused(missing):
     xrays = phantoms(40, size=64)
@@ -332,7 +468,7 @@ def test_missing_empty_and_wrong_sources(tmp_path):
         load_xrays(zipped(tmp_path / "flat.zip", {"NORMAL/a.png": encoded(image_of(1))}), SIZE)
 
 
-@pytest.mark.parametrize("size", [0, -1, 62])
+@pytest.mark.parametrize("size", [0, -1, 62, None, float("nan")])
 def test_sizes_below_the_minimum(tmp_path, size):
     with pytest.raises(DataError, match="at least 63"):
         load_xrays(zipped(tmp_path / "s.zip", kaggle()), size)

@@ -384,9 +384,36 @@ def test_bad_patients_margins_and_counts():
     with pytest.raises(ev.EvaluationError, match="resamples is 0"):
         ev.compare(labels, scores, scores, who, resamples=0)
     comparison = ev.compare(labels, scores, scores, who, resamples=10)
-    for margins in ({"accuracy": 0}, {"accuracy": -0.1}, {"accuracy": float("nan")}, {"brier": 0.1}, {"speed": 1}, {}):
+    for margin in (0, -0.1, float("nan"), float("inf"), 2, 1, "much", None):
+        with pytest.raises(ev.EvaluationError, match="the margin of accuracy"):
+            ev.noninferiority(comparison, margins={"accuracy": margin})
+    for margins in ({"brier": 0.1}, {"speed": 1}, {}):
         with pytest.raises(ev.EvaluationError, match="margin"):
             ev.noninferiority(comparison, margins=margins)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, float("nan"), float("inf"), "many", None])
+def test_draws_and_seeds_are_whole_numbers(wrong):
+    labels, scores, who = reader(patients=10)
+    for call in (lambda **how: ev.metrics_with_intervals(labels, scores, who, **how),
+                 lambda **how: ev.compare(labels, scores, scores, who, **how)):
+        with pytest.raises(ev.EvaluationError, match="resamples is .*; give a whole number, at least 1"):
+            call(resamples=wrong)
+        if wrong != 0:
+            with pytest.raises(ev.EvaluationError, match="the seed is .*; give a whole number, at least 0"):
+                call(resamples=2, seed=wrong)
+
+
+@pytest.mark.parametrize("patients", [[1, "1", 2, "2"], ["a", 1, "b", 2.5]])
+def test_names_and_numbers_are_different_patients(patients):
+    assert len(set(ev._groups(patients, 4))) == 4
+
+
+def test_patients_that_are_no_names_are_refused():
+    ragged, dicts, columns = [["a"], "b", "c", "d"], [{"a": 1}] * 4, [["a"], ["b"], ["c"], ["d"]]
+    for patients in (ragged, [("a", 1), "b", "c", "d"], dicts, columns, "abcd", None):
+        with pytest.raises(ev.EvaluationError, match="one (patient|name or number) per image"):
+            ev.metrics_with_intervals([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], patients)
 
 
 def test_warning_when_nothing_is_proved():

@@ -1,21 +1,29 @@
 "Prediction as a user meets it: any image file, a fresh interpreter, the network that is shipped"
 
 import io
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from pneumoprune import prediction
 from pneumoprune.alexnet import narrow_alexnet
 from pneumoprune.benchmark import peak_memory
-from pneumoprune.core import MissingExtra, decode_image, read_json, sha256
-from pneumoprune.prediction import OnnxModel, PredictionError, occlusion_map, predict_files, read_image
+from pneumoprune.core import MissingExtra, PneumopruneError, decode_image, read_json, run_onnx, sha256
+from pneumoprune.prediction import (
+    OnnxModel,
+    PredictionError,
+    explain_file,
+    occlusion_map,
+    predict_files,
+    read_image,
+    save_heatmap,
+)
 from pneumoprune.quantization import export_onnx
 from pneumoprune.synthetic import phantoms
 
@@ -103,7 +111,10 @@ def test_occlusion_covers_every_pixel_and_leaves_the_image_alone(file, xray):
     assert np.allclose(whole, fall, atol=1e-6)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_cold_prediction_is_quick_and_small(file, xray, tmp_path):
+    import resource
+
     Image.fromarray(xray).save(tmp_path / "x.png")
     code = (
         "import sys; from pneumoprune.prediction import predict_files, format_predictions;"
@@ -153,6 +164,191 @@ def test_one_prediction_from_the_shell_is_cold_small_and_without_torch(xray, tmp
         seconds.append(time.perf_counter() - start)
         assert done.returncode == 0 and "no medical device" in done.stdout, done.stderr
     assert min(seconds) < 3, seconds  # a second on a quiet machine; this one may be busy
+
+
+# --- model files of a stranger --------------------------------------------------------------------------------------
+
+
+def refused(call, *told):
+    "A refusal in one line that holds these words"
+    with pytest.raises(PneumopruneError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500 and all(words in message for words in told), message
+
+
+ABOUT = {"classes": '["NORMAL", "PNEUMONIA"]', "threshold": "0.5", "size": "64"}
+
+
+def stranger(path, text, opset=21, **about):
+    "An ONNX file of this graph that says about itself what ours say"
+    header = f'<ir_version: 10, opset_import: ["" : {opset}]>'
+    model = onnx.parser.parse_model(f"{header} g {text}")
+    onnx.helper.set_model_props(model, ABOUT | about)
+    onnx.save(model, path)
+    return path
+
+
+def answering(path, formula, **about):
+    "A file that computes `p` from `y`, the mean of each image in 0..255"
+    text = ("(uint8[n, 1, 64, 64] images) => (float[n] p) "
+            "<int64[3] axes = {1, 2, 3}, float a = {255.0}, float zero = {0.0}> "
+            "{ x = Cast <to = 1> (images) y = ReduceMean <keepdims = 0> (x, axes) " + formula + " }")
+    return stranger(path, text, **about)
+
+
+GREY = np.full((3, 1, 64, 64), 51, np.uint8)
+
+
+def test_a_file_of_another_program_that_answers_properly(tmp_path):
+    assert np.allclose(OnnxModel(answering(tmp_path / "m.onnx", "p = Div (y, a)")).predict(GREY), 0.2)
+
+
+@pytest.mark.parametrize("formula, told", [
+    ("p = Identity (y)", "answers 51 to 51, no probabilities"),
+    ("p = Neg (y)", "answers -51 to -51"),
+    ("q = Div (zero, zero) p = Add (y, q)", "answers nan to nan"),
+])
+def test_answers_that_are_no_probabilities(formula, told, tmp_path):
+    model = OnnxModel(answering(tmp_path / "m.onnx", formula))
+    refused(lambda: model.predict(GREY), "m.onnx", told)
+
+
+@pytest.mark.parametrize("about, told", [
+    ({"classes": '["NORMAL"]'}, "not two names"), ({"classes": '["A", "A"]'}, "not two names"),
+    ({"classes": '"AB"'}, "not two names"), ({"classes": "[1, 2]"}, "none of pneumoprune"),
+    ({"classes": '{"A": 1, "B": 2}'}, "not two names"), ({"classes": "[" * 10**5}, "none of pneumoprune"),
+    ({"threshold": "nan"}, "no share in 0..1"), ({"threshold": "7"}, "no share"), ({"threshold": "-inf"}, "no share"),
+    ({"threshold": "half"}, "none of pneumoprune"), ({"size": "96"}, "its input is tensor(uint8)"),
+    ({"size": "64.5"}, "none of pneumoprune"), ({"size": "9" * 5000}, "none of pneumoprune"),
+])
+def test_metadata_that_make_no_sense(about, told, tmp_path):
+    path = answering(tmp_path / "m.onnx", "p = Div (y, a)", **about)
+    refused(lambda: OnnxModel(path), "m.onnx", told)
+
+
+@pytest.mark.parametrize("text, told", [
+    ("(float[IMAGE] images) => (float[IMAGE] p) { p = Relu (images) }", "its input is tensor(float)"),
+    ("(uint8[n, 3, 64, 64] images) => (uint8[IMAGE] p) { p = Identity (images) }", "its input is tensor(uint8)"),
+    ("(uint8[IMAGE] images) => (uint8[IMAGE] p) { p = Identity (images) }", "its output is tensor(uint8)"),
+    ("(uint8[IMAGE] images) => (float[IMAGE] p) { p = Cast <to = 1> (images) }", "its output is tensor(float)"),
+    ("(uint8[IMAGE] images, uint8[IMAGE] more) => (uint8[IMAGE] p) { p = Add (images, more) }",
+     "its input is tensor(uint8) ['n', 1, 64, 64] and tensor(uint8)"),
+])
+def test_signatures_that_are_not_ours(text, told, tmp_path):
+    refused(lambda: OnnxModel(stranger(tmp_path / "m.onnx", text.replace("IMAGE", "n, 1, 64, 64"))), "m.onnx", told)
+
+
+def test_a_loop_without_end_is_stopped(tmp_path):
+    loop = ("limit = Constant <value_int = 9223372036854775807> () go = Constant <value = bool {1}> () "
+            "z = Loop (limit, go, y) <body = b (int64 i, bool on, float[n] s) => (bool on2, float[n] s2) "
+            "{ on2 = Identity (on) s2 = Mul (s, a) }> p = Div (z, z)")
+    model = OnnxModel(answering(tmp_path / "m.onnx", loop))
+    start = time.perf_counter()
+    refused(lambda: run_onnx(model.session, GREY, name="m.onnx", seconds=0.3), "m.onnx fails", "terminate")
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("write, told", [
+    (lambda path: path.mkdir(), "is a folder, no file; give an .onnx file in it"),
+    (lambda path: None, "is missing"),
+    (lambda path: path.write_bytes(b"junk\njunk"), "no ONNX file"),
+    (lambda path: path.write_bytes(b""), "x."),
+])
+@pytest.mark.parametrize("name", ["x.onnx", "x.txt"])
+def test_models_that_are_none(write, told, name, tmp_path):
+    write(tmp_path / name)
+    refused(lambda: OnnxModel(tmp_path / name), name, told)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".SAFETENSORS"])
+def test_a_network_of_pytorch_is_of_the_wrong_kind_not_damaged(suffix, tmp_path):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(b"weights")
+    refused(lambda: OnnxModel(path), f"net{suffix} is a network of PyTorch, no ONNX file")
+
+
+def test_every_cut_of_a_model_is_refused(file, tmp_path):
+    content = file.read_bytes()
+    for cut in range(0, len(content) - 1, len(content) // 30):
+        (tmp_path / "cut.onnx").write_bytes(content[:cut])
+        refused(lambda: OnnxModel(tmp_path / "cut.onnx"), "cut.onnx")
+
+
+# --- images of a stranger -------------------------------------------------------------------------------------------
+
+
+def dicom(path, rows=64, columns=64, data=b"\0" * 64 * 64 * 2, deflated=False, **fields):
+    "A minimal DICOM file"
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian if deflated else ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = SecondaryCaptureImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3"
+    made.Rows, made.Columns, made.SamplesPerPixel = rows, columns, 1
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 16, 15, 0
+    made.PhotometricInterpretation, made.PixelData = "MONOCHROME2", data
+    for name, value in fields.items():
+        setattr(made, name, value)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("fields, told", [
+    ({"rows": 60000, "columns": 60000}, "3600 million pixels are more than the 64 million allowed"),
+    ({"NumberOfFrames": 10**5}, "pixels are more"),
+    ({"RescaleSlope": "nan", "RescaleIntercept": 0}, "x.dcm can't be read"),
+    ({"RescaleSlope": "inf", "RescaleIntercept": 0}, "x.dcm can't be read"),
+    ({"rows": 0}, "x.dcm"),
+    ({"data": b"\0" * 10}, "x.dcm can't be read"),
+    ({"data": bytes(4 * 10_000 + 10), "deflated": True, "max_pixels": 10_000}, "pixels are more"),
+])
+@pytest.mark.filterwarnings("ignore")
+def test_dicom_that_is_not_believed(fields, told, tmp_path):
+    limit = {name: fields.pop(name) for name in ("max_pixels",) if name in fields}
+    refused(lambda: read_image(dicom(tmp_path / "x.dcm", **fields), 64, **limit), "x.dcm", told)
+
+
+def test_deflated_dicom_is_read(tmp_path):
+    values = (np.arange(64 * 64) % 251).astype("<u2")
+    plain, packed = (dicom(tmp_path / f"{kind}.dcm", data=values.tobytes(), deflated=kind) for kind in (False, True))
+    assert np.array_equal(read_image(plain, 64), read_image(packed, 64)) and read_image(plain, 64).max() == 255
+
+
+def test_the_limit_of_pixels_is_an_option(file, tmp_path):
+    Image.new("L", (100, 100), 7).save(tmp_path / "x.png")
+    assert len(predict_files([tmp_path], file, max_pixels=10_000)) == 1
+    refused(lambda: predict_files([tmp_path], file, max_pixels=9_999), "x.png", "more than the 0.009999 million")
+    (row,) = predict_files([tmp_path], file, max_pixels=9_999, skip_unreadable=True)
+    assert "pixels" in row["error"]
+
+
+def test_a_small_file_of_many_pixels_takes_no_memory(file, tmp_path):
+    Image.new("1", (16000, 16000)).save(tmp_path / "bomb.png")  # 32 kB that would be 256 MB of grey levels
+    call = f"predict_files([{str(tmp_path / 'bomb.png')!r}], {str(file)!r})"
+    source = f"from pneumoprune.prediction import *\ntry: {call}\n"
+    assert peak_memory(source + "except PredictionError as error: assert 'pixels' in str(error)\nelse: 1 / 0") < 150
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, float("nan"), "3"])
+def test_counts_and_sizes_are_whole_numbers(wrong, file, xray, tmp_path):
+    Image.fromarray(xray).save(tmp_path / "x.png")
+    model, image = OnnxModel(file), np.zeros((1, 64, 64), np.uint8)
+    refused(lambda: read_image(tmp_path / "x.png", wrong), "size is")
+    refused(lambda: read_image(tmp_path / "x.png", 64, max_pixels=wrong), "limit of pixels is")
+    refused(lambda: model.predict(image[None], batch_size=wrong), "batch_size is")
+    refused(lambda: occlusion_map(model, image, patch=wrong), "patch is")
+    refused(lambda: occlusion_map(model, image, stride=wrong), "stride is")
+    heat, out = image[0] * 1.0, tmp_path / "h.png"
+    refused(lambda: save_heatmap(image, heat, out, side=wrong), "side is")
+    refused(lambda: explain_file(tmp_path / "x.png", out, tmp_path / "n.safetensors", size=wrong), "size")
+    if wrong != 0:
+        refused(lambda: OnnxModel(file, threads=wrong), "threads is")
+        refused(lambda: save_heatmap(image, heat, out, opacity=wrong), "opacity is")
+    assert not out.exists()
 
 
 def test_explain_refuses_a_network_that_takes_no_grey_images(tmp_path):
