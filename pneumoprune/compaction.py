@@ -552,7 +552,8 @@ def _from_graph(root: nn.Module | dict[str, Any], graph: fx.Graph, sequences: Se
     module = fx.GraphModule(root, graph, "Network")
     module.graph.lint()
     order = dict.fromkeys(str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_module")
-    module._modules = OrderedDict((name, module._modules[name]) for name in order)
+    # modules in the order of their calls; last those that hold nothing but tensors
+    module._modules = OrderedDict((name, module._modules[name]) for name in order | module._modules)
     names = {name for name, _ in module.named_modules()}
     for name in sorted(names.intersection(sequences), key=len, reverse=True):
         parent, _, last = name.rpartition(".")

@@ -611,7 +611,7 @@ def _bare(name: str) -> str:
     name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", _WRAPPER.sub("", name))
     return name.removesuffix("_orig")
 
-# %% ../nbs/14_networks.ipynb #29c10237
+# %% ../nbs/14_networks.ipynb #ace68e3d
 _USUAL = ("", "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 
 
@@ -625,6 +625,8 @@ def _choose(path: str | os.PathLike, found: Any, expected: set[str], arch: str) 
             tails = ((".".join(parts[:i]), ".".join(parts[i:])) for i in range(len(parts)))
             prefixes.update(f"{prefix}." if prefix else "" for prefix, tail in tails if tail in expected)
         for prefix, count in prefixes.items():
+            if 2 * count < len(expected):
+                continue
             averaged = re.search(r"(^|[._])(ema|n?averaged?|swa)([._]|$)", f"{entry}.{prefix}".lower()) is not None
             options.append(((count, not averaged, entry in _USUAL), f"{entry}: {prefix}", table, prefix))
     if not options:
