@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'compact', 'predict', 'explain', 'main']
 
-# %% ../nbs/20_cli.ipynb #8387cfb8
+# %% ../nbs/20_cli.ipynb #fef3ee07
 import math
 import sys
 import warnings
 from enum import StrEnum
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from shlex import quote
@@ -21,7 +22,7 @@ from typer import Argument, Option
 from . import __version__
 from .core import PneumopruneError, needs
 
-# %% ../nbs/20_cli.ipynb #0585721f
+# %% ../nbs/20_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -39,6 +40,8 @@ def about(
     ] = False,
 ) -> None:
     "A lab report that proves its own numbers: AlexNet on chest X-rays, pruned, really made small, and compared."
+    if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 # %% ../nbs/20_cli.ipynb #e3ebb8fe
 class Device(StrEnum):
