@@ -570,7 +570,7 @@ def _sequences(model: nn.Module) -> list[str]:
     "Names of the modules that are plain sequences"
     return [name for name, module in model.named_modules() if isinstance(module, nn.Sequential) and name]
 
-# %% ../nbs/13_compaction.ipynb #cd9fcf60
+# %% ../nbs/13_compaction.ipynb #6d3539da
 _NOTES = "report", "metadata"  # what belongs to a network besides its tensors
 
 
@@ -588,7 +588,7 @@ class _Network(fx.GraphModule):
 
 def _unpickled(body: dict, imports: str) -> _Network:
     "What `_Network` is pickled as, read again"
-    made = reduce_graph_module(body, imports)
+    made: Any = reduce_graph_module(body, imports)
     network = _Network(made, made.graph, "Network").train(body["training"])
     vars(network).update({name: body[name] for name in _NOTES if name in body})
     return network
