@@ -7,7 +7,7 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
            'NormCall', 'Layer', 'ChannelGraph', 'channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #be0f330a
+# %% ../nbs/12_channels.ipynb #7e49a6ec
 import inspect
 import operator
 from collections import Counter
@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.proxy import Attribute, TraceError
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -917,12 +918,15 @@ class Layer(_Weights):
     def _used(self) -> np.ndarray:
         return (self.weight != 0).any(-1)
 
-# %% ../nbs/12_channels.ipynb #182bba16
+# %% ../nbs/12_channels.ipynb #0fca6a8e
 class _Answering(fx.Proxy):
     "Stands for a value while tracing, and says what it is where that is no tensor"
 
+    tracer: Any
+
     def __getattr__(self, k):
-        return _AnsweringAttribute(self, k)
+        kind: Any = _AnsweringAttribute
+        return kind(self, k)
 
     def __int__(self):
         return int(self.tracer.known(self))
@@ -935,13 +939,13 @@ class _Answering(fx.Proxy):
 
     def __len__(self):
         value = self.node.meta.get("known")
-        return len(value) if isinstance(value, tuple | list | dict) else operator.index(self.tracer.known(self.size(0)))
+        return len(value) if isinstance(value, tuple | list | dict) else int(self.size(0))
 
 
-class _AnsweringAttribute(_Answering, fx.proxy.Attribute):
+class _AnsweringAttribute(_Answering, Attribute):
     "Such as the shape of a tensor"
 
-# %% ../nbs/12_channels.ipynb #662a8f25
+# %% ../nbs/12_channels.ipynb #5c7f3daa
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows sizes, and which module it is in, so that an error can name it"
 
@@ -949,7 +953,10 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.leaves, self.inside, self.running = leaves, [], False
         self.fake = None if inputs is None else FakeTensorMode(allow_non_fake_inputs=True)
-        self.inputs = [] if self.fake is None else [self.fake.from_tensor(x) for x in inputs or ()]
+        self.inputs = [self._faked(x) for x in inputs or ()]
+
+    def _faked(self, value: Any) -> Any:
+        return self.fake.from_tensor(value) if self.fake and isinstance(value, torch.Tensor) else value
 
     def is_leaf_module(self, m, module_qualified_name):
         if module_qualified_name in self.leaves:
@@ -979,7 +986,8 @@ class _Tracer(fx.Tracer):
         names = [p.name for p in plain if self.inputs or p.default is p.empty]
         names = (names + [f"more_{i}" for i in range(len(self.inputs))])[: len(self.inputs) or None]
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
-        return root_fn, [self.root, *proxies] if is_module else proxies
+        given = [proxy if isinstance(x, torch.Tensor) else x for x, proxy in zip(self.inputs, proxies)] or proxies
+        return root_fn, [self.root, *given] if is_module else given
 
     def proxy(self, node):
         return _Answering(node, self) if self.fake else super().proxy(node)
@@ -1008,20 +1016,21 @@ class _Tracer(fx.Tracer):
             if node.op == "call_module":
                 return self.root.get_submodule(str(node.target))._call_impl(*args, **kwargs)
             target: Any = node.target
-            return (getattr(args[0], target)(*args[1:], **kwargs)) if node.op == "call_method" else target(*args, **kwargs)
+            call = getattr(torch.Tensor, target, None) if node.op == "call_method" else target
+            return call(*args, **kwargs) if call else getattr(args[0], target)(*args[1:], **kwargs)
 
     def known(self, proxy: fx.Proxy) -> Any:
         "The value of a proxy, for code that branches on it"
         value = proxy.node.meta.get("known", proxy)
         if isinstance(value, torch.Tensor | fx.Proxy):
-            raise fx.proxy.TraceError("it branches on values of a tensor")
+            raise TraceError("it branches on values of a tensor")
         proxy.node.meta["told"] = True
         return value
 
     def to_bool(self, obj):
         return bool(self.known(obj)) if self.fake else super().to_bool(obj)
 
-    def iter(self, obj):
+    def iter(self, obj: Any):
         if not self.fake or "known" not in obj.node.meta:
             return super().iter(obj)
         value = obj.node.meta["known"]
@@ -1078,7 +1087,7 @@ def _trace(model: nn.Module, strict: bool, inputs: Sequence[torch.Tensor] | None
                 ) from error
             leaves.add(where)
 
-# %% ../nbs/12_channels.ipynb #74e2e32c
+# %% ../nbs/12_channels.ipynb #093d56b4
 _WRAPPERS = {  # class, and where the network is
     "DataParallel": "module", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module",
     "AveragedModel": "module", "OptimizedModule": "_orig_mod",
@@ -1089,7 +1098,8 @@ def _refuse_wrapped(model: nn.Module) -> None:
     "`CompactionError` for a network in a wrapper, or made of TorchScript"
     for name, part in model.named_modules():
         where, kind = f"module {name!r}" if name else "the network", type(part).__name__
-        inside = next((_WRAPPERS[parent.__name__] for parent in type(part).__mro__ if parent.__name__ in _WRAPPERS), None)
+        names = [parent.__name__ for parent in type(part).__mro__]
+        inside = next((_WRAPPERS[parent] for parent in names if parent in _WRAPPERS), None)
         if isinstance(part, torch.jit.ScriptModule):
             raise CompactionError(f"{where} is a ScriptModule, whose code is compiled; compact it before scripting")
         if inside:

@@ -549,12 +549,13 @@ def test_random_networks_fail_the_proof():
         compact(Noisy(), torch.randn(2, 4))
 
 
-def test_hooks_that_change_outputs_fail_the_proof():
+def test_hooks_that_change_outputs_are_part_of_the_network():
     model = tiny(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     model[0].weight.data[1], model[0].bias.data[1] = 0, 0
     model[0].register_forward_hook(lambda module, args, out: out + 1)
-    with pytest.raises(CompactionError, match="hooks"):
-        compact(model, torch.randn(2, 4))
+    small, x = compact(model, torch.randn(2, 4)), torch.randn(5, 4)
+    torch.testing.assert_close(small(x), model(x))
+    assert len(small[0].weight) == 3
 
 
 @pytest.mark.parametrize("example", [torch.zeros(2, 3, dtype=torch.long), torch.zeros(3), torch.zeros(0, 4), ()])
@@ -695,7 +696,7 @@ def test_loading_needs_neither_torchvision_nor_masks(saved, tmp_path):
         "print(type(net).__mro__[1].__module__, net(torch.zeros(1, 3, 32, 32)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "torch.fx" in done.stdout and "[1, 3]" in done.stdout
+    assert "torchvision" not in done.stdout and "[1, 3]" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "mobilenet_v3_small", "efficientnet_b0"])
