@@ -254,7 +254,8 @@ def test_claim_answers_all_42_items_and_its_references_exist():
 @pytest.mark.parametrize("name", ["results", "otchet"])
 def test_text_of_a_run_is_shown_as_text(name, folders, tmp_path, monkeypatch):
     file = "a`</b>`$b$ <script>x</script>.zip"
-    run = altered(folders[1], tmp_path / "run", "run.json", lambda info: info["data"].update(name=file, synthetic=False))
+    named = lambda info: info["data"].update(name=file, synthetic=False)
+    run = altered(folders[1], tmp_path / "run", "run.json", named)
     predictions = pd.read_csv(run / "predictions.csv")
     predictions["name"] = "<b>" + predictions["name"].str.replace("/", "_") + "$x$"
     predictions.to_csv(run / "predictions.csv", index=False)
