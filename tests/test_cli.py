@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -188,14 +189,13 @@ def test_interrupted_lab_says_how_to_go_on(tmp_path):
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     )
-    state = tmp_path / "run" / "checkpoints" / "original" / "state.json"
+    state = tmp_path / "run" / "checkpoints" / "original" / "state-1.safetensors"
     give_up = time.monotonic() + 120
     while not state.exists() and time.monotonic() < give_up:
         time.sleep(0.05)
     lab.send_signal(signal.SIGINT)
     _, said = lab.communicate(timeout=60)
     assert lab.returncode == 130 and "give the same command again" in said and "Traceback" not in said, said
-    assert len(read_json(state)["history"]) >= 1
 
 
 def test_wrong_files_and_devices_get_one_line(tmp_path):
@@ -224,6 +224,12 @@ def test_predict_stops_at_a_broken_image_or_names_it_and_goes_on(tmp_path):
     assert [Path(row["file"]).name for row in found] == ["a.png", "b.png", "c.png"]
     assert ["error" in row for row in found] == [False, True, False]
     assert run("predict", names[1], "--skip-unreadable").returncode == 2, "nothing was predicted"
+
+
+def test_a_file_name_that_the_terminal_cannot_write_is_told_by_numbers(tmp_path):
+    command = [*COMMAND, "predict", image(tmp_path / "снимок.png")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, text=True)
+    assert done.returncode == 0 and r"\u0441" in done.stdout, done.stderr
 
 
 def test_version():
