@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'run_lab']
 
-# %% ../nbs/18_lab.ipynb #323feb22
+# %% ../nbs/18_lab.ipynb #0e9f32e8
 import copy
 import json
+import os
 import platform
 import sys
 import tempfile
 import time
+import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +24,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune
@@ -46,7 +50,17 @@ from pneumoprune.benchmark import (
     torch_predictor,
 )
 from .compaction import compact, restore
-from .core import MB, MODELS, PneumopruneError, read_json, sha256, write_csv, write_json
+from pneumoprune.core import (
+    MB,
+    MODELS,
+    PneumopruneError,
+    clear_drafts,
+    is_draft,
+    read_json,
+    sha256,
+    write_csv,
+    write_json,
+)
 from .data import CLASSES, SPLITS, XRays, find_duplicates, load_xrays, split_validation
 from .networks import load_network, save_network
 from .pruning import prunable, prune_iteratively, sensitivity
@@ -196,17 +210,25 @@ def _differences(old, new, at=""):
         return [d for k in {**old, **new} for d in _differences(old.get(k), new.get(k), f"{at}.{k}".lstrip("."))]
     return [] if old == new else [f"{at}: {old} → {new}"]
 
-# %% ../nbs/18_lab.ipynb #53c88497
-def _claim(folder: Path, settings: LabSettings, xrays: XRays) -> dict:
-    "The run.json of a folder that is new or of this configuration; `PneumopruneError` if it is anything else"
+# %% ../nbs/18_lab.ipynb #d7683da9
+def _refuse_foreign(folder: Path) -> None:
+    "`PneumopruneError` for a folder that holds something, but no run; what a killed start has left is nothing"
+    ours = (".lock", ".lock-holder.json")
+    others = [path for path in folder.glob("*") if path.name not in ours and not is_draft(path)]
+    if others and not (folder / "run.json").exists():
+        raise PneumopruneError(f"{folder} is not empty and holds no run; give a new folder with --out")
+
+# %% ../nbs/18_lab.ipynb #e007af2e
+def _identity(settings: LabSettings, xrays: XRays) -> dict:
+    "What a run is of: its settings and its X-rays, as JSON gives them back"
     mine = {"settings": _without(asdict(settings), ("device", "precision")), "data": _data_description(xrays)}
-    path = folder / "run.json"
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise PneumopruneError(f"{folder} is not empty and holds no run; give a new folder with --out")
-        write_json(path, {**mine, **_machine(), "seconds": {}})
-    info = read_json(path)
-    differences = _differences({k: info.get(k) for k in mine}, json.loads(json.dumps(mine)))  # tuples become lists
+    return json.loads(json.dumps(mine))  # tuples become lists
+
+
+def _same_run(folder: Path, settings: LabSettings, xrays: XRays) -> dict:
+    "The content of run.json; `PneumopruneError` if it is of another run"
+    mine, info = _identity(settings, xrays), read_json(folder / "run.json")
+    differences = _differences({k: info.get(k) for k in mine}, mine)
     if differences:
         raise PneumopruneError(
             f"{folder} holds another run ({'; '.join(differences)}); give another folder with --out, "
@@ -214,7 +236,16 @@ def _claim(folder: Path, settings: LabSettings, xrays: XRays) -> dict:
         )
     return info
 
-# %% ../nbs/18_lab.ipynb #93acaca8
+# %% ../nbs/18_lab.ipynb #863a7abf
+def _claim(folder: Path, settings: LabSettings, xrays: XRays) -> dict:
+    "The content of run.json, in a folder that is new or of this run; what a killed process left is cleared away"
+    _refuse_foreign(folder)
+    clear_drafts(folder)
+    if not (folder / "run.json").exists():
+        write_json(folder / "run.json", {**_identity(settings, xrays), **_machine(), "seconds": {}, "stages": {}})
+    return {"stages": {}} | _same_run(folder, settings, xrays)
+
+# %% ../nbs/18_lab.ipynb #2a943307
 @dataclass
 class Lab:
     "An unfinished run: its X-rays, its settings, its folder, and the content of run.json"
@@ -244,21 +275,83 @@ class Lab:
         self.info |= entries
         write_json(self.folder / "run.json", self.info)
 
+    def release(self, *files: str) -> None:
+        "Before files of earlier stages are rewritten: their records no longer hold"
+        for record in self.info["stages"].values():
+            for file in files:
+                record.pop(file, None)
+        self.record()
+
+    def done(self, name: str) -> bool:
+        "Has the stage left all it promises?"
+        return name in self.info["stages"]
+
     def timed(self, name: str, stage, *networks):
-        "The result of a stage; record its seconds, unless the stage or an earlier start recorded them"
+        "The result of a stage; its seconds, unless recorded before, and its files stand in run.json when it is done"
         start = time.perf_counter()
         result = stage(self, *networks)
         self.info["seconds"].setdefault(name, time.perf_counter() - start)
-        self.record()
+        _record_files(self, name)
         return result
 
-# %% ../nbs/18_lab.ipynb #be86f231
+# %% ../nbs/18_lab.ipynb #9ebe66c9
+_LEAVES = {  # what a stage leaves, in the order of the stages
+    "original": ("models/original.safetensors", "history.csv"),
+    "sensitivity": ("sensitivity.csv",),
+    "masked": ("models/masked.safetensors", "pruning.csv", "history.csv"),
+    "compacted": ("models/compacted.safetensors", "compaction.csv"),
+    "slim": ("models/slim*.safetensors", "rounds.csv", "history.csv"),
+    "slim-int8": ("models/original.onnx", "models/slim.onnx", "models/slim-int8.onnx"),
+    "amounts": ("amounts.csv",),
+    "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "models/slim.onnx", "models/slim-int8.onnx",
+                 "summary.json"),
+}
+
+# %% ../nbs/18_lab.ipynb #eca9fe44
+def _record_files(lab: Lab, name: str) -> None:
+    "Record the files of a finished stage with their SHA-256, in run.json"
+    stages, before = lab.info["stages"], lab.info["stages"].get(name, {})
+    later = list(_LEAVES)[list(_LEAVES).index(name) + 1 :]
+    left = [path for pattern in _LEAVES[name] for path in sorted(lab.folder.glob(pattern))]
+    made = {path.relative_to(lab.folder).as_posix(): sha256(path) for path in left}
+    if any(made.get(file) != digest for file, digest in before.items()):
+        lab.info["stages"] = stages = {other: files for other, files in stages.items() if other not in later}
+    for other in later:  # what a later stage has written belongs to it
+        made = {file: digest for file, digest in made.items() if file not in stages.get(other, {})}
+    for other in stages.values():
+        for file in made:
+            other.pop(file, None)
+    stages[name] = made
+    lab.record()
+
+# %% ../nbs/18_lab.ipynb #a67928d1
+def _damaged(folder: Path, stages: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+    "Per stage its files that are missing, or are not as they were recorded"
+    bad = {name: [f for f, digest in files.items() if not (folder / f).is_file() or sha256(folder / f) != digest]
+           for name, files in stages.items()}
+    return {name: files for name, files in bad.items() if files}
+
+
+def _mend(lab: Lab) -> None:
+    "Strike stages with damaged files from the record, so that they are made again"
+    for name, files in _damaged(lab.folder, lab.info["stages"]).items():
+        warnings.warn(f"{', '.join(files)} in {lab.folder}: missing or damaged; the stage {name!r} is made again",
+                      stacklevel=2)
+        for file in files:
+            if (lab.folder / file).exists():
+                os.replace(lab.folder / file, lab.folder / f"{file}.damaged")
+        del lab.info["stages"][name]
+
+# %% ../nbs/18_lab.ipynb #703f7cfb
 def _add_history(lab: Lab, name: str, history: pd.DataFrame) -> None:
     "Write a network's epochs to history.csv, in place of those that it wrote before"
     path = lab.folder / "history.csv"
-    networks = dict(list(pd.read_csv(path).groupby("model", sort=False))) if path.exists() else {}
-    networks[name] = history
-    write_csv(path, pd.concat(networks.values()))
+    rows = pd.read_csv(path, float_precision="round_trip") if path.exists() else history
+    networks = dict(list(rows.groupby("model", sort=False))) | {name: history}
+    table = pd.concat(networks.values())
+    if not path.exists() or path.read_text(encoding="utf-8") != table.to_csv(index=False):
+        lab.release("history.csv")
+        write_csv(path, table)
 
 # %% ../nbs/18_lab.ipynb #7b2309bf
 def original_stage(lab: Lab) -> nn.Module:
@@ -271,15 +364,15 @@ def original_stage(lab: Lab) -> nn.Module:
     save_network(model, lab.weights("original"))
     return model
 
-# %% ../nbs/18_lab.ipynb #23885f1a
+# %% ../nbs/18_lab.ipynb #c6c7aa88
 def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
     "Validation AUC of `original` with one layer pruned, for each layer and share: sensitivity.csv"
-    path = lab.folder / "sensitivity.csv"
-    if path.exists():
+    if lab.done("sensitivity"):
         return
     judged = _limited(lab.xrays.part("val"), 256, lab.settings.seed)
     table = sensitivity(original, judged, shares=lab.settings.sensitivity)
-    write_csv(path, table.reset_index().melt("layer", var_name="amount", value_name="auc"))
+    table = table.reset_index().melt("layer", var_name="amount", value_name="auc")
+    write_csv(lab.folder / "sensitivity.csv", table)
 
 # %% ../nbs/18_lab.ipynb #60d7e7d9
 def load_masked(
@@ -344,11 +437,11 @@ def _read_slim(path: Path) -> nn.Module:
         raise PneumopruneError(f"{path} holds a network without its standardisation; delete the file to train it again")
     return network
 
-# %% ../nbs/18_lab.ipynb #7c2cf13f
+# %% ../nbs/18_lab.ipynb #188a2a29
 def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> dict[str, nn.Module]:
     "`slim`, and beside it `slim-seed-1`, …: the same network trained with other seeds"
     names = ["slim", *(f"slim-seed-{seed}" for seed in range(1, lab.settings.slim.seeds))]
-    if not all(lab.weights(name).exists() for name in names):
+    if not lab.done("slim"):
         result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder)
         for name, network in {**result.others, "slim": result.network}.items():
             _add_history(lab, name, result.history[result.history["model"] == name])
@@ -371,30 +464,30 @@ def _quantise(lab: Lab, network: nn.Module) -> tuple[QuantizationReport, bool]:
         export_onnx(tuned, f"{folder}/tuned.onnx", **about)
         return quantize_int8(f"{folder}/tuned.onnx", out, xrays, max_auc_loss=1, agreement=0), True
 
-# %% ../nbs/18_lab.ipynb #65b9c423
-def _amounts(lab: Lab, original: nn.Module) -> pd.DataFrame:
-    "The recipe with several shares in 32 and 8 bits, on about 256 validation images"
+# %% ../nbs/18_lab.ipynb #4e3af2e6
+def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
+    "Write original.onnx, slim.onnx, slim-int8.onnx"
+    if lab.done("slim-int8"):
+        return
+    export_onnx(original, lab.onnx("original"), size=lab.xrays.size, xrays=lab.xrays)
+    report, aware = _quantise(lab, network)
+    lab.record(quantization={
+        "method": report.method, "float_layers": list(report.float_layers), "aware": aware,
+        "auc_float": report.auc_float, "auc_int8": report.auc_int8, "agreement": report.agreement,
+        "methods": report.methods.to_dict("index"),
+    })
+
+# %% ../nbs/18_lab.ipynb #68bcdcac
+def amounts_stage(lab: Lab, original: nn.Module) -> None:
+    "Validation AUC of the recipe with several shares in 32 and 8 bits, on about 256 images: amounts.csv"
+    if lab.done("amounts"):
+        return
     xrays, settings = lab.xrays, lab.settings
     judged = _limited(xrays.part("val"), 256, settings.seed).names
     chosen = xrays.take((xrays.split == "train") | ((xrays.split == "val") & np.isin(xrays.names, judged)))
     table = amount_by_bits(original, chosen, amounts=settings.amounts)
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
-    return table.reset_index()
-
-# %% ../nbs/18_lab.ipynb #93883dfe
-def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
-    "Write original.onnx, slim.onnx, slim-int8.onnx, amounts.csv"
-    if not lab.onnx("original").exists():
-        export_onnx(original, lab.onnx("original"), size=lab.xrays.size, xrays=lab.xrays)
-    if not lab.onnx("slim-int8").exists():
-        report, aware = _quantise(lab, network)
-        lab.record(quantization={
-            "method": report.method, "float_layers": list(report.float_layers), "aware": aware,
-            "auc_float": report.auc_float, "auc_int8": report.auc_int8, "agreement": report.agreement,
-            "methods": report.methods.to_dict("index"),
-        })
-    if not (lab.folder / "amounts.csv").exists():
-        write_csv(lab.folder / "amounts.csv", _amounts(lab, original))
+    write_csv(lab.folder / "amounts.csv", table.reset_index())
 
 # %% ../nbs/18_lab.ipynb #2ee9f51a
 def _predictions(lab: Lab, models: dict[str, nn.Module]) -> pd.DataFrame:
@@ -455,12 +548,13 @@ def _sizes(lab: Lab, name: str, model: nn.Module) -> dict:
     return {"parameters": count_parameters(model), "macs": count_macs(model, (1, 1, side, side)), "size_mb": memory,
             "file_mb": file_mb(file)}
 
-# %% ../nbs/18_lab.ipynb #76779d87
+# %% ../nbs/18_lab.ipynb #2a5339ee
 def evaluate_stage(lab: Lab, models: dict[str, nn.Module]) -> None:
     "Write predictions.csv, latency.csv, inference.csv and summary.json"
     settings, test = lab.settings, lab.xrays.part("test")
     write_csv(lab.folder / "predictions.csv", _predictions(lab, models))
     summary = summarise(pd.read_csv(lab.folder / "predictions.csv"), resamples=settings.resamples)
+    lab.release("models/slim.onnx", "models/slim-int8.onnx")  # they get their thresholds
     contenders = _contenders(lab, models)
     times = latency(contenders, test.images, repeats=settings.repeats)
     write_csv(lab.folder / "latency.csv", times)
@@ -489,7 +583,51 @@ def _load(data: str | Path | None, settings: LabSettings, skip_unreadable: bool,
         xrays = split_validation(xrays, settings.validation, seed=settings.seed)
     return xrays
 
-# %% ../nbs/18_lab.ipynb #ee5bb30e
+# %% ../nbs/18_lab.ipynb #e8f4d468
+def _run_stages(lab: Lab) -> None:
+    "All stages in their order; what is done is not done again"
+    _mend(lab)
+    original = lab.timed("original", original_stage)
+    lab.timed("sensitivity", sensitivity_stage, original)
+    masked = lab.timed("masked", masked_stage, original)
+    compacted = lab.timed("compacted", compacted_stage, masked)
+    slims = lab.timed("slim", slim_stage, original, compacted)
+    lab.timed("slim-int8", int8_stage, original, slims["slim"])
+    lab.timed("amounts", amounts_stage, original)
+    if not lab.done("evaluate"):
+        lab.timed("evaluate", evaluate_stage, {"original": original, "masked": masked, "compacted": compacted, **slims})
+
+# %% ../nbs/18_lab.ipynb #9c912e3e
+def _is_finished(folder: Path, settings: LabSettings, xrays: XRays) -> bool:
+    "Does the folder hold this run, complete and undamaged?"
+    if not (folder / "run.json").exists():
+        return False
+    info = _same_run(folder, settings, xrays)
+    return set(info.get("stages", {})) == set(_LEAVES) and not _damaged(folder, info["stages"])
+
+# %% ../nbs/18_lab.ipynb #7a014440
+@contextmanager
+def _only_one(folder: Path):
+    "Hold the folder for this process; `PneumopruneError` naming the one that has it"
+    folder.mkdir(parents=True, exist_ok=True)
+    holder, me = folder / ".lock-holder.json", {"pid": os.getpid(), "host": platform.node()}
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = read_json(holder) if holder.exists() else {"pid": "unknown", "host": "an unknown machine"}
+        raise PneumopruneError(
+            f"{folder} is in use by process {who['pid']} on {who['host']}; wait for it, or give another folder"
+        ) from None
+    try:
+        write_json(holder, me)
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+        (folder / ".lock").unlink(missing_ok=True)
+
+# %% ../nbs/18_lab.ipynb #4a090863
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -499,17 +637,11 @@ def run_lab(
     phantom_count: int = 600,  # how many phantoms are drawn without data
 ) -> Run:
     "The whole experiment; what is finished in `out` is not done again"
-    settings = settings or LabSettings()
+    settings, folder = settings or LabSettings(), Path(out)
     _check_device(settings.original.device)
-    xrays = _load(data, settings, skip_unreadable, phantom_count)
-    lab = Lab(_limited(xrays, settings.limit, settings.seed), settings, Path(out))
-    original = lab.timed("original", original_stage)
-    lab.timed("sensitivity", sensitivity_stage, original)
-    masked = lab.timed("masked", masked_stage, original)
-    compacted = lab.timed("compacted", compacted_stage, masked)
-    slims = lab.timed("slim", slim_stage, original, compacted)
-    lab.timed("slim-int8", int8_stage, original, slims["slim"])
-    if not (lab.folder / "summary.json").exists():
-        models = {"original": original, "masked": masked, "compacted": compacted, **slims}
-        lab.timed("evaluate", evaluate_stage, models)
-    return load_run(out)
+    _refuse_foreign(folder)
+    xrays = _limited(_load(data, settings, skip_unreadable, phantom_count), settings.limit, settings.seed)
+    if not _is_finished(folder, settings, xrays):
+        with _only_one(folder):
+            _run_stages(Lab(xrays, settings, folder))
+    return load_run(folder)
