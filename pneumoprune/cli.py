@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'compact', 'predict', 'explain', 'main']
 
-# %% ../nbs/20_cli.ipynb #00f37b9d
+# %% ../nbs/20_cli.ipynb #ab00ff1b
 import sys
 import warnings
 from enum import StrEnum
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from shlex import quote
@@ -20,7 +21,7 @@ from typer import Argument, Option
 from . import __version__
 from .core import PneumopruneError, needs
 
-# %% ../nbs/20_cli.ipynb #0585721f
+# %% ../nbs/20_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -38,6 +39,8 @@ def about(
     ] = False,
 ) -> None:
     "A lab report that proves its own numbers: AlexNet on chest X-rays, pruned, really made small, and compared."
+    if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 # %% ../nbs/20_cli.ipynb #b1bf3a64
 class Device(StrEnum):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
-           'ProofWarning', 'CompactionReport', 'compact', 'restore']
+           'WiredSyncBatchNorm', 'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
 # %% ../nbs/13_compaction.ipynb #d4912c37
 import copy
@@ -94,7 +94,7 @@ class _Wired(nn.Module):
         placed = [] if self.place is None else [f"placed among {len(self.place)} channels"]
         return ", ".join([super().extra_repr(), *read, *placed])
 
-# %% ../nbs/13_compaction.ipynb #bb099ec0
+# %% ../nbs/13_compaction.ipynb #c0d2cb9c
 def _plain(kind: Any) -> Callable:
     "The `forward` of a layer of `torch.nn`, as a method called `plain`"
     method = FunctionType(kind.forward.__code__, kind.forward.__globals__, "plain")
@@ -137,6 +137,10 @@ class WiredBatchNorm2d(_WiredNorm, nn.BatchNorm2d): ...
 class WiredBatchNorm3d(_WiredNorm, nn.BatchNorm3d): ...
 
 
+class WiredSyncBatchNorm(_WiredNorm, nn.SyncBatchNorm):
+    plain = _plain(nn.SyncBatchNorm)
+
+
 _WIRED: dict[type, type] = {
     nn.Linear: WiredLinear,
     nn.Conv1d: WiredConv1d,
@@ -145,15 +149,24 @@ _WIRED: dict[type, type] = {
     nn.BatchNorm1d: WiredBatchNorm1d,
     nn.BatchNorm2d: WiredBatchNorm2d,
     nn.BatchNorm3d: WiredBatchNorm3d,
+    nn.SyncBatchNorm: WiredSyncBatchNorm,
 }
 _PLAIN = {wired: plain for plain, wired in _WIRED.items()}
 for _wired, _layer in _PLAIN.items():
     rule_for(_wired)(RULES[_layer])
 
-# %% ../nbs/13_compaction.ipynb #fc8a4c44
+# %% ../nbs/13_compaction.ipynb #aa565f36
 def _wirable(module: nn.Module) -> bool:
     "Is there a wired layer for it?"
-    return type(module) in _WIRED or type(module) in _PLAIN
+    return not hasattr(module, "takes_bias") and any(kind in _WIRED or kind in _PLAIN for kind in _lineage(module))
+
+
+def _lineage(module: nn.Module) -> Iterator[type]:
+    "Its class, and the parents whose `forward` it inherits"
+    for kind in type(module).__mro__:
+        yield kind
+        if "forward" in vars(kind):
+            return
 
 
 def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
@@ -161,7 +174,8 @@ def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
     plain = _PLAIN.get(type(module), type(module))
     for name in _WIRING:
         module._buffers.pop(name, None)
-    module.__class__ = _WIRED[plain] if wiring else plain
+    # a subclass without a `forward` of its own is wired as its parent
+    module.__class__ = next(_WIRED[kind] for kind in plain.__mro__ if kind in _WIRED) if wiring else plain
     if isinstance(module, _Wired):
         module.wire(width, **wiring)
 
@@ -322,7 +336,7 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     "What constants `gone` (0 where nothing went) added to each computed output, float64 (outputs, taps)"
     return rule.add_up(gone)[own] * rule.live[own][:, None]
 
-# %% ../nbs/13_compaction.ipynb #7e11e29e
+# %% ../nbs/13_compaction.ipynb #16be4e77
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
     "Cut a convolution or linear layer; arguments as of `_kept_inputs`"
     module, value = rule.module, np.nan_to_num(given)
@@ -333,7 +347,7 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
     if module.bias is not None:
         tensors["bias"] = module.bias.detach().numpy()[rule.rows[own]]
     lost = _lost(rule, own, np.where(kept, 0.0, value))
-    if rule.padded and lost.any():
+    if rule.carries and lost.any():
         carrier = np.abs(value[kept]).argmax()
         merged = np.zeros_like(weight)
         merged[:, carrier] = lost / value[kept][carrier]
@@ -400,23 +414,29 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #6f945f97
+# %% ../nbs/13_compaction.ipynb #46e178a6
+def _resize(module: Any, outputs: int, inputs: int) -> None:
+    "Say how wide a module is, in whatever settings it has for it"
+    wide = "out_features", "out_channels", "num_features", "num_channels", "num_parameters"
+    sizes: dict[str, int] = dict.fromkeys(wide, outputs)
+    sizes |= dict.fromkeys(("in_features", "in_channels"), inputs)
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.dim() > 2:
+        sizes["groups"] = inputs // weight.shape[1]
+    for name, size in sizes.items():
+        if isinstance(getattr(module, name, None), int):
+            setattr(module, name, size)
+
+# %% ../nbs/13_compaction.ipynb #178c7b75
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     if isinstance(module, _Wired):
         _rewire(module)
     for name, value in cut.tensors.items():
         _replace(module, name, value)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        module.groups = len(cut.inputs) // module.weight.shape[1]
-        module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
-    elif isinstance(module, nn.GroupNorm):
+    if isinstance(module, nn.GroupNorm):
         module.num_groups = module.num_groups * len(cut.outputs) // module.num_channels
-    for name in ("num_features", "num_channels", "num_parameters"):
-        if isinstance(getattr(module, name, None), int):
-            setattr(module, name, len(cut.outputs))
+    _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
@@ -672,10 +692,11 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #a0caa203
+# %% ../nbs/13_compaction.ipynb #4f41c61c
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.squeeze().dim() > 1 or isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
     else:
         sizes = [tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING]
@@ -763,7 +784,7 @@ def compact(
     )
     return result
 
-# %% ../nbs/13_compaction.ipynb #4bf9cafd
+# %% ../nbs/13_compaction.ipynb #ce8c2396
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
@@ -774,8 +795,9 @@ def _origin(
     if kept is None or getattr(source, key).dim() == 0:
         return ..., ...
     rows, columns = map(torch.from_numpy, kept)
-    if key != "weight" or not isinstance(source, nn.Linear | nn.modules.conv._ConvNd):
-        return ..., (slice(None),) * int(np.argmax(getattr(source, key).shape)) + (rows,)
+    tensor = getattr(source, key)
+    if key != "weight" or tensor.dim() < 2 or len(rows) != len(tensor):
+        return ..., (slice(None),) * int(np.argmax(tensor.shape)) + (rows,)
     outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group
     group = torch.unique_consecutive(rows // outputs, return_inverse=True)[1]
     columns = columns.reshape(getattr(source, "groups", 1), -1)[group]  # (outputs, inputs of their group)

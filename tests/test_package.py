@@ -283,6 +283,24 @@ def test_an_extra_brings_what_its_modules_import(module, extra, about):
     assert others - importable(about, extra) == set()
 
 
+PRUNED = """
+import sys, torch, torchvision
+from torch.nn.utils import prune
+
+network = torchvision.models.squeezenet1_1(num_classes=2)
+prune.ln_structured(network.features[3].squeeze, "weight", 0.5, n=2, dim=0)
+torch.save(network.state_dict(), sys.argv[1])
+"""
+
+
+@pytest.mark.hard
+def test_the_extra_torch_alone_compacts(installed, tmp_path):
+    pruned, small = tmp_path / "pruned.pt", tmp_path / "small.safetensors"
+    assert installed(sys.executable, "-c", PRUNED, pruned, extra="torch").returncode == 0
+    done = installed(*COMMAND, "compact", pruned, "--arch", "squeezenet1_1", "-o", small, extra="torch")
+    assert done.returncode == 0 and small.stat().st_size < pruned.stat().st_size, done.stderr
+
+
 @pytest.mark.hard
 def test_extras_alone_are_enough_for_their_commands(installed, tmp_path):
     "Minutes: the smoke run with what `lab` brings, its report with what `report` brings"
