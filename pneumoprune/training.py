@@ -6,6 +6,7 @@
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
 # %% ../nbs/10_training.ipynb #0bfe46ac
+import copy
 import hashlib
 import json
 import math
