@@ -714,6 +714,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pneumoprune.phrases.chance': ('phrases.html#chance', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.interval': ('phrases.html#interval', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.language': ('phrases.html#language', 'pneumoprune/phrases.py'),
+                                     'pneumoprune.phrases.literal': ('phrases.html#literal', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.measured': ('phrases.html#measured', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.moved': ('phrases.html#moved', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.notices': ('phrases.html#notices', 'pneumoprune/phrases.py'),
