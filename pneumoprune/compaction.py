@@ -427,7 +427,7 @@ def _resize(module: Any, outputs: int, inputs: int) -> None:
         if isinstance(getattr(module, name, None), int):
             setattr(module, name, size)
 
-# %% ../nbs/13_compaction.ipynb #178c7b75
+# %% ../nbs/13_compaction.ipynb #30b6d084
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     if isinstance(module, _Wired):
@@ -439,9 +439,8 @@ def _apply(module: Any, cut: _Cut) -> None:
     _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
-    if "fill" in wiring:
-        wiring["fill"] = wiring["fill"].to(like.dtype)
+    dtypes = {"fill": like.dtype}  # the others are places
+    wiring = {name: torch.from_numpy(a).to(like.device, dtypes.get(name)) for name, a in cut.wiring.items()}
     if wiring:
         _rewire(module, cut.width, **wiring)
 
@@ -603,12 +602,13 @@ def _random_inputs(shapes: Sequence[tuple[int, ...]], count: int = 4) -> tuple[t
     noise = (torch.randn(count, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
     return tuple(scale.reshape(-1, *[1] * (x.dim() - 1)) * x for x in noise)
 
-# %% ../nbs/13_compaction.ipynb #6beff5f7
+# %% ../nbs/13_compaction.ipynb #b62b4119
 def _gap(expected: list[torch.Tensor], found: list[torch.Tensor]) -> tuple[float, float]:
     "Largest difference, and the largest value it is to be seen against (1 at least)"
     if [e.shape for e in expected] != [f.shape for f in found]:
         raise CompactionError("the compacted network answers in another shape: its forward counts channels itself")
-    pairs = [(e.double(), f.double()) for e, f in zip(expected, found) if e.numel()]
+    # on the CPU, since Apple's GPUs have no float64
+    pairs = [(e.cpu().double(), f.cpu().double()) for e, f in zip(expected, found) if e.numel()]
     # what is infinite or NaN on both sides is equal
     gaps = [torch.where((e == f) | (e.isnan() & f.isnan()), 0.0, (e - f).abs()) for e, f in pairs]
     sizes = [e.nan_to_num(posinf=0.0, neginf=0.0).abs().max().item() for e, _ in pairs]
