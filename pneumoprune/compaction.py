@@ -432,7 +432,7 @@ def _resize(module: Any, outputs: int, inputs: int) -> None:
         if isinstance(getattr(module, name, None), int):
             setattr(module, name, size)
 
-# %% ../nbs/13_compaction.ipynb #178c7b75
+# %% ../nbs/13_compaction.ipynb #30b6d084
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     if isinstance(module, _Wired):
@@ -444,9 +444,8 @@ def _apply(module: Any, cut: _Cut) -> None:
     _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
-    if "fill" in wiring:
-        wiring["fill"] = wiring["fill"].to(like.dtype)
+    dtypes = {"fill": like.dtype}  # the others are places
+    wiring = {name: torch.from_numpy(a).to(like.device, dtypes.get(name)) for name, a in cut.wiring.items()}
     if wiring:
         _rewire(module, cut.width, **wiring)
 
