@@ -432,7 +432,7 @@ def _resize(module: Any, outputs: int, inputs: int) -> None:
         if isinstance(getattr(module, name, None), int):
             setattr(module, name, size)
 
-# %% ../nbs/13_compaction.ipynb #178c7b75
+# %% ../nbs/13_compaction.ipynb #30b6d084
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     if isinstance(module, _Wired):
@@ -444,9 +444,8 @@ def _apply(module: Any, cut: _Cut) -> None:
     _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
-    if "fill" in wiring:
-        wiring["fill"] = wiring["fill"].to(like.dtype)
+    dtypes = {"fill": like.dtype}  # the others are places
+    wiring = {name: torch.from_numpy(a).to(like.device, dtypes.get(name)) for name, a in cut.wiring.items()}
     if wiring:
         _rewire(module, cut.width, **wiring)
 
@@ -877,15 +876,16 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #4f41c61c
+# %% ../nbs/13_compaction.ipynb #f51391e6
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
     weight = getattr(module, "weight", None)
     if weight is not None and weight.squeeze().dim() > 1 or isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
     else:
-        sizes = [tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING]
-        widths = (getattr(module, "num_features", None) or max(sizes),) * 2
+        named = (getattr(module, name, None) for name in ("num_features", "num_channels"))
+        sizes = (tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING)
+        widths = (next(filter(None, named), None) or max(sizes),) * 2
     own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
     return type(module).__name__, *widths, own
 
