@@ -102,7 +102,7 @@ class LabSettings:
     resamples: int = 2000  # bootstrap draws of every interval
     repeats: int = 30  # turns of every network when latency is measured
 
-# %% ../nbs/18_lab.ipynb #757bfd36
+# %% ../nbs/18_lab.ipynb #e0dfcedf
 def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
     slimming = replace(settings.slim, tolerance=0.05)
@@ -113,7 +113,7 @@ def _for_smoke(settings: LabSettings) -> LabSettings:
     "Narrow networks, few epochs, rounds and repeats: the stages are the same, the minutes are not"
     once = replace(settings.slim.train, epochs=1)
     slimming = replace(settings.slim, rounds=2, seeds=2, train=once, final=replace(once, epochs=2))
-    return replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), slim=slimming, resamples=200, repeats=5,
+    return replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), slim=slimming, resamples=200, repeats=3,
                    sensitivity=(0.5,), amounts=(0.2,))
 
 # %% ../nbs/18_lab.ipynb #eb8cdb43
