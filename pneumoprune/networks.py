@@ -100,7 +100,7 @@ def _methods() -> set[str]:
     "Methods of tensors that a file may name"
     return {name for name in _pure() if hasattr(torch.Tensor, name)}
 
-# %% ../nbs/14_networks.ipynb #8519aeef
+# %% ../nbs/14_networks.ipynb #6c252557
 _LIBRARIES: dict[str, Any] = {
     "F": F, "torch": torch, "operator": operator, "Tensor": torch.Tensor, "fft": torch.fft, "linalg": torch.linalg,
     "special": torch.special,
@@ -113,6 +113,7 @@ _WRAPPED = {  # functions that torchvision tells torch.fx not to look into
     "torchvision.models.swin_transformer": "_patch_merging_pad _get_relative_position_bias shifted_window_attention",
     "torchvision.models.video.swin_transformer": "_get_window_and_shift_size _get_relative_position_bias "
     "_compute_pad_size_3d _compute_attention_mask_3d shifted_window_attention_3d",
+    "torchvision.ops.stochastic_depth": "stochastic_depth",
     "torchvision.models.video.mvit": "_unsqueeze _squeeze _add_rel_pos _add_shortcut",
 }
 _TRANSFORMS = "fft fft2 fftn fftshift hfft ifft ifft2 ifftn ifftshift ihfft irfft irfft2 irfftn rfft rfft2 rfftn"
