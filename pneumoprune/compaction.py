@@ -720,15 +720,22 @@ def _noises(inputs: tuple) -> list[tuple]:
         batches.append(_each(lambda x: _noise(x, first, generator), few))  # noqa: B023
     return batches
 
-# %% ../nbs/13_compaction.ipynb #6e96e501
+# %% ../nbs/13_compaction.ipynb #d19201aa
 _Answers = list[dict[str, torch.Tensor]]  # per batch
 
 
 def _answers(model: nn.Module, batches: Sequence[tuple]) -> tuple[_Answers, int]:
     "What the network answers to each batch, and its MACs for one input"
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            answers = [_tensors(model(*batches[0]))]
+        for parameter in trained:  # the counter of MACs trips over parameters that are handed to modules
+            parameter.requires_grad_(False)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                answers = [_tensors(model(*batches[0]))]
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
         answers += [_tensors(model(*inputs)) for inputs in batches[1:]]
     return answers, counter.get_total_flops() // 2 // len(batches[0][0])
 
