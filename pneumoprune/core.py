@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'check_count', 'as_number', 'nameless',
-           'MissingExtra', 'needs', 'atomic_path', 'clear_drafts', 'write_json', 'read_json', 'write_csv', 'sha256',
-           'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx', 'run_onnx',
-           'figure_style']
+           'MissingExtra', 'needs', 'atomic_path', 'is_draft', 'clear_drafts', 'write_json', 'read_json', 'write_csv',
+           'sha256', 'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx',
+           'run_onnx', 'figure_style']
 
 # %% ../nbs/00_core.ipynb #21034af5
 import errno
@@ -145,13 +145,20 @@ def atomic_path(
     finally:
         draft.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #6f239a12
+# %% ../nbs/00_core.ipynb #4617d64f
+def is_draft(
+    path: Path,  # a file
+) -> bool:
+    "Is it a file that `atomic_path` has begun, by its name?"
+    return bool(re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name)) and path.is_file()
+
+
 def clear_drafts(
     folder: str | Path,  # looked through with all folders in it; nobody else may be writing there
 ) -> None:
     "Delete what `atomic_path` has left where its process was killed"
     for path in Path(folder).rglob(".*"):
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.is_file():
+        if is_draft(path):
             path.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #3725ae5b
@@ -234,7 +241,7 @@ def to_square(
         gray = gray.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(gray)
 
-# %% ../nbs/00_core.ipynb #eb45e84a
+# %% ../nbs/00_core.ipynb #cdf7d82e
 MAX_PIXELS = 64_000_000  # of an image; a larger one is refused before it is decoded
 
 
@@ -246,7 +253,7 @@ def check_pixels(
     most = MAX_PIXELS if most is None else most
     if pixels > most:
         raise ValueError(f"its {pixels / 1e6:.0f} million pixels are more than the {most / 1e6:g} million allowed; "
-                         "make it smaller, or allow more")
+                         "make it smaller, or allow more with max_pixels")
 
 # %% ../nbs/00_core.ipynb #5c067cf0
 _LARGE, _one_at_a_time = 16_000_000, Lock()  # pixels
@@ -369,9 +376,10 @@ def run_onnx(
     parts = [_probabilities(session, images[at : at + batch_size], seconds, name) for at in starts]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
-# %% ../nbs/00_core.ipynb #cell-016
+# %% ../nbs/00_core.ipynb #9f69934d
 def figure_style() -> None:
-    "Set seaborn's and matplotlib's defaults for every figure of the report, and SVG as the notebooks' format"
+    "Set the defaults of every figure and table of the report: seaborn's, SVG in notebooks, and text that stays text"
+    import pandas as pd
     import seaborn as sns
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -393,3 +401,4 @@ def figure_style() -> None:
         },
     )
     set_matplotlib_formats("svg", metadata={"Date": None})
+    pd.set_option("styler.format.escape", "html")  # a file may be called <b>

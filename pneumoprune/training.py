@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #0bfe46ac
+# %% ../nbs/10_training.ipynb #545ff5bb
+import copy
 import hashlib
 import json
 import math

@@ -234,6 +234,21 @@ def test_what_would_not_come_back_is_not_written(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_transformers_come_back(tmp_path):
+    models = torchvision.models
+    swin = {"patch_size": [4, 4], "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "num_classes": 3}
+    video = {"patch_size": [2, 4, 4], "window_size": [2, 4, 4], "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2]}
+    block = models.swin_transformer.SwinTransformerBlockV2
+    for model, size in [
+        (models.VisionTransformer(16, 8, 2, 2, 16, 24, num_classes=3), (16, 16)),
+        (models.SwinTransformer(window_size=[4, 4], **swin), (24, 20)),
+        (models.SwinTransformer(window_size=[4, 4], block=block, **swin), (32, 32)),
+        (models.MaxVit((32, 32), 8, 2, [8, 8], [1, 1], 4, 0.0, num_classes=3), (32, 32)),
+        (models.video.SwinTransformer3d(num_classes=3, **video), (4, 16, 16)),
+    ]:
+        same(model, tmp_path / "n.safetensors", torch.randn(2, 3, *size))
+
+
 # --- checkpoints
 
 
@@ -474,7 +489,7 @@ def test_inputs_for_the_proof(small, tmp_path):
         Image.fromarray(np.full((9, 20), 80 * i, np.uint8)).save(tmp_path / f"images/deep/{i}.png")
     for name, count in {"bytes.pt": 5, "list.pt": 3, "batch.safetensors": 3, "images": 3}.items():
         report = compact_file(tmp_path / "c.pt", ARCH, tmp_path / "o.safetensors", inputs=tmp_path / name, size=14)
-        assert report.inputs_checked > count and report.shapes == ((3, 14, 14),)
+        assert report.inputs_checked > count and report.example[0].shape[1:] == (3, 14, 14)
     (tmp_path / "images/broken.png").write_bytes(b"no image")
     (tmp_path / "nothing").mkdir()
     torch.save({"a": 1}, tmp_path / "no.pt")
@@ -530,7 +545,7 @@ def round_trip(arch, size, tmp_path):
     model = masked(torchvision.models.get_model(arch, weights=None, num_classes=3, **settings))
     torch.save(model.state_dict(), tmp_path / "c.pt")
     report = compact_file(tmp_path / "c.pt", arch, tmp_path / "o.safetensors", size=size)
-    x = torch.randn(2, *report.shapes[0])
+    x = torch.randn(2, *report.example[0].shape[1:])
     torch.testing.assert_close(
         answers(load_network(tmp_path / "o.safetensors"), x), answers(model, x), rtol=1e-3, atol=1e-4
     )
