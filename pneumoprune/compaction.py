@@ -1128,7 +1128,7 @@ def _write_back(source: nn.Module, target: nn.Module, name: str, report: Compact
             new = torch.where(mask.cpu().bool(), new, old)
         place.copy_(new)
 
-# %% ../nbs/13_compaction.ipynb #462b40f1
+# %% ../nbs/13_compaction.ipynb #7e57bd45
 def restore(
     compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
     masked: nn.Module,  # changed in place: its weights, not its masks
@@ -1139,6 +1139,8 @@ def restore(
     Raises `CompactionError` when `compacted` was not made by `compact`, does not fit `masked`, or when the two networks
     answer differently afterwards.
     """
+    _refuse_wrapped(compacted)
+    _refuse_wrapped(masked)
     report = getattr(compacted, "report", None)
     if not isinstance(report, CompactionReport):
         raise CompactionError("this network was not made by compact: no .report says where its weights belong")
