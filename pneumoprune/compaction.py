@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 from torch.nn.parameter import is_lazy
@@ -604,7 +603,7 @@ def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:  # `model` in eval
     if len(settings) != len(found):  # not the same calls: how likely those in evaluation drop is a guess
         settings, lost = [(node, p, True) for node, p, _ in found], [*lost, "dropout"]
     for (node, *_), (_, p, active) in zip(found, settings):
-        new = node.args[0] if node.args else node.kwargs["input"]
+        new: Any = node.args[0] if node.args else node.kwargs["input"]
         if active:
             model.add_module(node.name, _DROPOUTS[_name(node)[0]](p))
             with graph.inserting_before(node):
