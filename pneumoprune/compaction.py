@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 from torch.nn.parameter import is_lazy
