@@ -211,7 +211,7 @@ def test_ties_come_back(tmp_path):
 
 def test_what_would_not_come_back_is_not_written(tmp_path):
     def hooked(model):
-        model[0].register_forward_hook(lambda module, args, out: out.share_memory_())
+        model.register_forward_hook(lambda *_: None)
         return model
 
     def own_forward(model):
@@ -221,7 +221,7 @@ def test_what_would_not_come_back_is_not_written(tmp_path):
     stale = nn.Linear(4, 4)
     stale.weight = nn.Parameter(torch.ones(4, 3))
     for model, words in [
-        (hooked(nn.Sequential(nn.ReLU())), "share_memory"),
+        (hooked(nn.Sequential(nn.ReLU())), "hooks"),
         (own_forward(nn.Sequential(nn.ReLU())), "ReLU"),
         (nn.Sequential(stale), "settings ask for"),
         (nn.Sequential(OrderedDict({"class": nn.ReLU()})), "rename it"),
@@ -232,6 +232,12 @@ def test_what_would_not_come_back_is_not_written(tmp_path):
         with pytest.raises(CompactionError, match=words):
             save_network(model, tmp_path / "n.safetensors")
         assert not list(tmp_path.iterdir())
+
+
+def test_what_a_hook_inside_does_comes_back(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model[1].register_forward_hook(lambda module, given, result: 2 * result)
+    same(model, tmp_path / "n.safetensors", torch.randn(3, 4))
 
 
 def test_transformers_come_back(tmp_path):
