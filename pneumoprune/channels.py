@@ -946,7 +946,7 @@ class _Answering(fx.Proxy):
 class _AnsweringAttribute(_Answering, Attribute):
     "Such as the shape of a tensor"
 
-# %% ../nbs/12_channels.ipynb #5c7f3daa
+# %% ../nbs/12_channels.ipynb #b8572f36
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows sizes, and which module it is in, so that an error can name it"
 
@@ -1011,7 +1011,9 @@ class _Tracer(fx.Tracer):
             return self.inputs[sum(other.op == "placeholder" for other in self.graph.nodes) - 1]
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.root)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["known"])
+        # a buffer becomes a node without a proxy
+        value: Any = lambda n: self._run(n) if n.op == "get_attr" else n.meta["known"]  # noqa: E731
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
         assert self.fake is not None
         with self.fake, _in_double():
             if node.op == "call_module":

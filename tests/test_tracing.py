@@ -1,5 +1,7 @@
 """Compaction: what forward methods do besides calling layers, each kind exact and smaller."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -200,3 +202,20 @@ def test_wrapped_networks_are_named():
             compact(wrapped, torch.randn(2, 3))
     with pytest.raises(CompactionError, match=r"module '0' is wrapped in DataParallel"):
         compact(nn.Sequential(nn.DataParallel(net)), torch.randn(2, 3))
+
+
+class Same(nn.Conv2d):
+    "Pads as TensorFlow does: what it adds depends on the size of the image"
+
+    def forward(self, x):
+        pads = [(math.ceil(n / s) - 1) * s + k - n for n, s, k in zip(x.size()[-2:], self.stride, self.kernel_size)]
+        if max(pads) > 0:
+            x = F.pad(x, [pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2])
+        return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_padding_that_depends_on_the_size_behind_functional_norms(dim):
+    last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    model = nn.Sequential(Same(3, 8, 3, 2, bias=False), NormAct(8), Same(8, 8, 3, 2, bias=False), NormAct(8), *last)
+    check(masked(model, "0", "2", dim=dim), IMAGES)
