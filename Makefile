@@ -32,6 +32,7 @@ test: .venv/installed
 test-hard: export OMP_NUM_THREADS = 1
 test-hard: .venv/installed
 	$(BIN)/pytest -m hard --dist worksteal
+	PNEUMOPRUNE_EXAMPLES=1000 $(BIN)/pytest tests/test_compaction_properties.py
 
 report: .venv/installed
 	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html
