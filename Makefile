@@ -18,13 +18,14 @@ CHAPTERS := $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
-	$(BIN)/pneumoprune report "$(OUT)" -o "$(OUT)/report.pdf"
+	$(BIN)/pneumoprune report "$(OUT)"
 
 # two notebooks at a time, one thread each: small networks lose more to waiting for each other than they gain
 test: export OMP_NUM_THREADS = 1
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	@test -z "$(PART)" || test -e "$(PART)" || { echo "PART=$(PART) does not exist"; exit 2; } # nbdev-test would find nothing wrong
 	$(BIN)/nbdev-test --n-workers 2 --timing $(PART)
 	$(BIN)/pytest
 
@@ -33,8 +34,8 @@ test-hard: .venv/installed
 	$(BIN)/pytest -m hard --dist worksteal
 
 report: .venv/installed
-	$(BIN)/pneumoprune report "$(RUN)" --lang en --html
-	$(BIN)/pneumoprune report "$(RUN)" --lang ru --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/ru/pneumoprune-otchet.pdf --lang ru --html
 
 notebooks: .venv/installed
 	$(BIN)/jupyter lab nbs
@@ -62,4 +63,4 @@ constraints: .venv/installed
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(nvidia|cuda|triton|pneumoprune)' > constraints.txt
 
 clean:
-	rm -rf .venv _report build *.egg-info
+	rm -rf .venv _report build dist *.egg-info

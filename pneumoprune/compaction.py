@@ -6,12 +6,13 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #3e262809
+# %% ../nbs/13_compaction.ipynb #d4912c37
 import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +26,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .alexnet import _materialise, copy_network, count_parameters, size_mb
 from pneumoprune.channels import (
+    _RESHAPES,
     RULES,
     ChannelGraph,
     CompactionError,
-    Concatenate,
     Coupled,
     Cuttable,
-    Join,
+    Elementwise,
     Layer,
     Norm,
+    Parameter,
+    Part,
+    Query,
+    Rule,
+    Split,
+    _axes,
     _evaluating,
     _first,
     _name,
-    _pixels,
-    _width,
+    _own,
+    _shape,
+    _where,
     channel_graph,
     rule_for,
 )
@@ -142,7 +150,12 @@ _PLAIN = {wired: plain for plain, wired in _WIRED.items()}
 for _wired, _layer in _PLAIN.items():
     rule_for(_wired)(RULES[_layer])
 
-# %% ../nbs/13_compaction.ipynb #d452e979
+# %% ../nbs/13_compaction.ipynb #fc8a4c44
+def _wirable(module: nn.Module) -> bool:
+    "Is there a wired layer for it?"
+    return type(module) in _WIRED or type(module) in _PLAIN
+
+
 def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
     "Give a layer another wiring, in place; none makes it the plain layer again"
     plain = _PLAIN.get(type(module), type(module))
@@ -152,14 +165,16 @@ def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
     if isinstance(module, _Wired):
         module.wire(width, **wiring)
 
-# %% ../nbs/13_compaction.ipynb #bf8f4843
+# %% ../nbs/13_compaction.ipynb #ded0bbe4
 @dataclass
 class _Plan:
     "What stays: per node the channels that come out, and per placed module those that it computes"
 
+    found: ChannelGraph
     present: dict[fx.Node, np.ndarray]
     computed: dict[fx.Node, np.ndarray]
-    changed: set[fx.Node]  # nodes to look at: their own channels have changed, or those of an operand
+    changed: list[fx.Node]  # nodes to look at: their own channels have changed, or those of an operand
+    undo: list[tuple] = field(default_factory=list)  # what was there before
 
     def own(self, node: fx.Node) -> np.ndarray:
         "The channels a node computes"
@@ -168,32 +183,51 @@ class _Plan:
     def add(self, channels: dict[fx.Node, np.ndarray], node: fx.Node, more: np.ndarray) -> None:
         "Some more channels of a node stay"
         if (more & ~channels[node]).any():
+            self.undo.append((channels, node, channels[node]))
             channels[node] = channels[node] | more
-            self.changed.update({node}, node.users)
+            self.changed += [node, *self.found.users[node]]
 
-# %% ../nbs/13_compaction.ipynb #8b996fd1
+    def sweep(self, again: list[fx.Node], backwards: bool) -> Iterator[fx.Node]:
+        "The nodes to look at in the order of the graph, those that change on the way included"
+        place, sign, last, met, looked = self.found.place, -1 if backwards else 1, -np.inf, set(), 0
+        heap = [(sign * place[node], node) for node in dict.fromkeys([*again, *self.changed])]
+        heapify(heap)
+        while heap:
+            last, node = heappop(heap)
+            met.add(node)
+            yield node
+            for other in self.changed[looked:]:
+                if sign * place[other] > last and other not in met:
+                    met.add(other)
+                    heappush(heap, (sign * place[other], other))
+            looked = len(self.changed)
+
+# %% ../nbs/13_compaction.ipynb #b08b8c72
 def _settle(found: ChannelGraph, plan: _Plan) -> set[fx.Node]:
     "Add what rules require and yield until nothing changes; returns the nodes that were looked at"
     seen = set()
     while plan.changed:
-        again, plan.changed = plan.changed, set()
-        for node, rule in reversed(found.rules.items()):
-            if node in again or node in plan.changed:
-                present, given = found.around(node, plan.present), found.around(node, found.constants)
-                for operand, more in zip(rule.operands, rule.requires(plan.own(node), present, given)):
-                    plan.add(plan.present, operand, more)
-        for node, rule in found.rules.items():
-            if node in again or node in plan.changed:
-                supply = rule.yields(found.around(node, plan.present), plan.own(node))
-                if node in plan.computed:
-                    plan.add(plan.computed, node, supply)
-                plan.add(plan.present, node, supply)
-        seen |= again
+        again, plan.changed = plan.changed, []
+        for node in plan.sweep(again, backwards=True):
+            present, given = found.around(node, plan.present, True), found.around(node, found.constants, np.nan)
+            for operand, more in found.back(node, found.rules[node].requires(plan.own(node), present, given)):
+                plan.add(plan.present, operand, more)
+        for node in plan.sweep(again, backwards=False):
+            supply = found.rules[node].yields(found.around(node, plan.present, True), plan.own(node))
+            if node in plan.computed:
+                plan.add(plan.computed, node, supply)
+            plan.add(plan.present, node, supply)
+        seen.update(again)
     return seen
 
-# %% ../nbs/13_compaction.ipynb #e5a4c56d
+# %% ../nbs/13_compaction.ipynb #be4464b1
 _SELECTION_PAYS = 8  # MACs that a selection has to save per value copied, to be the faster way
 _PLACEMENT_PAYS = 16  # the same for a placement, which copies twice
+
+
+def _positions(node: fx.Node, width: int) -> int:
+    "Positions of a node's tensor, in all images of the example; `width` channels aside"
+    return int(np.prod(_shape(node), dtype=np.int64)) // width
 
 
 def _cost(found: ChannelGraph, plan: _Plan, nodes: Iterable[fx.Node]) -> float:
@@ -203,43 +237,49 @@ def _cost(found: ChannelGraph, plan: _Plan, nodes: Iterable[fx.Node]) -> float:
         rule, own, out = found.rules[node], plan.own(node), plan.present[node]
         if isinstance(rule, Layer):
             groups = own.reshape(rule.groups, -1).any(1).sum()
-            inputs = plan.present[rule.operands[0]].sum()
-            cost += float(own.sum()) * inputs / groups * rule.weight.shape[-1] * _pixels(node)
+            inputs = found.around(node, plan.present, True)[0].sum()
+            cost += float(own.sum()) * inputs / groups * rule.weight.shape[-1] * _positions(node, rule.width)
         if (own != out).any():
-            cost += _PLACEMENT_PAYS * float(out.sum()) * _pixels(node)
+            cost += _PLACEMENT_PAYS * float(out.sum()) * _positions(node, rule.width)
     return cost
 
-# %% ../nbs/13_compaction.ipynb #62a73705
+# %% ../nbs/13_compaction.ipynb #f547e1bd
 def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
     "Modules whose outputs end in an addition: there they may be placed among constants"
 
     def passes(rule):  # a function of one operand, channel by channel
-        other = isinstance(rule, Join | Concatenate) or rule.node.op == "call_module"
-        return isinstance(rule, Coupled) and not other and rule.width == _width(rule.operands[0])
+        own = isinstance(rule, Coupled) and rule.node.op != "call_module" and rule.widths == [rule.width]
+        return own and _axes(rule.operands[0]) == rule.takes[0]
 
     for join in found.rules.values():
-        for node in join.operands if isinstance(join, Join) and not join.absorbing else ():
+        for node in join.operands if isinstance(join, Elementwise) and join.joins else ():
             while passes(found.rules[node]) and len(node.users) == 1:
                 node = found.rules[node].operands[0]
             rule = found.rules[node]
-            if isinstance(rule, Cuttable) and len(node.users) == 1 and getattr(rule, "groups", 1) == 1:
+            wirable = isinstance(rule, Cuttable) and _wirable(rule.module) and getattr(rule, "groups", 1) == 1
+            if wirable and len(node.users) == 1:
                 yield node
 
-# %% ../nbs/13_compaction.ipynb #c2c003af
+# %% ../nbs/13_compaction.ipynb #c4c4636e
 def _plan(found: ChannelGraph) -> _Plan:
     "A cheap plan: all placements that are possible, less those that do not pay"
     needed = found.live(among={node: np.isnan(values) for node, values in found.constants.items()})
     placed = [node for node, rule in found.rules.items() if isinstance(rule, Cuttable) and rule.place is not None]
     candidates = [node for node in _placeable(found) if node not in placed]
-    present = {node: np.full(rule.width, node.op == "placeholder") for node, rule in found.rules.items()}
-    best = _Plan(present, {node: needed[node] for node in placed + candidates}, set(found.rules))
-    _settle(found, best)
+    present = {node: np.zeros(rule.width, bool) for node, rule in found.rules.items()}
+    plan = _Plan(found, present, {node: needed[node] for node in placed + candidates}, list(found.rules))
+    _settle(found, plan)
+    price = {node: _cost(found, plan, [node]) for node in found.rules}
     for node in candidates:  # one that does not pay is given up
-        plan = _Plan(dict(best.present), {n: own for n, own in best.computed.items() if n is not node}, {node})
-        seen = _settle(found, plan)
-        if _cost(found, plan, seen) <= _cost(found, best, seen):
-            best = plan
-    return best
+        plan.undo, computed, plan.changed = [], plan.computed.pop(node), [node]
+        prices = {seen: _cost(found, plan, [seen]) for seen in _settle(found, plan)}
+        if sum(prices.values()) <= sum(price[seen] for seen in prices):
+            price |= prices
+            continue
+        for channels, changed, before in reversed(plan.undo):
+            channels[changed] = before
+        plan.computed[node] = computed
+    return plan
 
 # %% ../nbs/13_compaction.ipynb #a8abf00f
 @dataclass
@@ -253,13 +293,14 @@ class _Cut:
     width: int = 0  # channels that come in
     wiring: dict[str, np.ndarray] = field(default_factory=dict)  # some of index, place and fill
 
-# %% ../nbs/13_compaction.ipynb #4ab2e033
+# %% ../nbs/13_compaction.ipynb #990b3cbc
 def _pick(module: nn.Module, rows: np.ndarray) -> _Cut:
     "Some rows of a module with one number per channel"
-    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return _Cut(rows, rows, {name: t.detach().numpy()[rows] for name, t in tensors if t.dim() and name not in _WIRING})
+    own = {name: tensor.detach().numpy() for name, tensor in _own(module).items() if tensor.dim()}
+    wired = _WIRING if isinstance(module, _Wired) else ()
+    return _Cut(rows, rows, {name: t.take(rows, np.argmax(t.shape)) for name, t in own.items() if name not in wired})
 
-# %% ../nbs/13_compaction.ipynb #0302586a
+# %% ../nbs/13_compaction.ipynb #5515b7ca
 def _kept_inputs(
     rule: Layer,
     own: np.ndarray,  # bool: outputs that are computed
@@ -267,20 +308,19 @@ def _kept_inputs(
     given: np.ndarray,  # values of the inputs
 ) -> np.ndarray:  # bool: inputs that the cut weight has columns for
     "All inputs that come in, or those that are read where a selection before the layer pays"
-    if rule.groups > 1:
+    if rule.groups > 1 or not _wirable(rule.module):
         return come
     (used,), (required,) = rule.reads(own & rule.live), rule.requires(own, [come], [given])
     # constants that come in anyway are read, so that training may change them
     read = _first(required | (come & used & (np.nan_to_num(given) != 0)), come)
-    saved = int((come & ~read).sum() * own.sum()) * rule.weight.shape[-1] * _pixels(rule.node)
-    return read if saved and saved >= _SELECTION_PAYS * int(read.sum()) * _pixels(rule.operands[0]) else come
+    saved = int((come & ~read).sum() * own.sum()) * rule.weight.shape[-1] * _positions(rule.node, rule.width)
+    copied = int(read.sum()) * _positions(rule.operands[0], rule.widths[0])
+    return read if saved and saved >= _SELECTION_PAYS * copied else come
 
-# %% ../nbs/13_compaction.ipynb #08e52bc8
+# %% ../nbs/13_compaction.ipynb #6c36f407
 def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     "What constants `gone` (0 where nothing went) added to each computed output, float64 (outputs, taps)"
-    groups = zip(rule.weight, gone.reshape(rule.groups, -1))
-    lost = [np.einsum("oik,i->ok", weight[:, values != 0], values[values != 0]) for weight, values in groups]
-    return np.concatenate(lost)[own] * rule.live[own][:, None]
+    return rule.add_up(gone)[own] * rule.live[own][:, None]
 
 # %% ../nbs/13_compaction.ipynb #7e11e29e
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
@@ -312,34 +352,38 @@ def _placement(out: np.ndarray, own: np.ndarray, values: np.ndarray) -> dict[str
     place[own[out]], place[~own[out]] = np.arange(own.sum()), own.sum() + which
     return {"place": place, "fill": fill}
 
-# %% ../nbs/13_compaction.ipynb #923644d5
+# %% ../nbs/13_compaction.ipynb #791a18c3
 def _shift_means(found: ChannelGraph, cuts: dict[str, _Cut]) -> None:
     "What constants add to a layer without bias is subtracted from the running mean of the normalisation after it"
     for node, rule in found.rules.items():
         cut = cuts.get(rule.name)
-        if cut is None or "bias" not in cut.added or rule.module.bias is not None or len(node.users) > 1:
+        if cut is None or "bias" not in cut.added or rule.module.bias is not None or len(node.users) != 1:
             continue
         (norm,) = node.users
-        if isinstance(found.rules[norm], Norm) and found.rules[norm].module.running_mean is not None:
+        follows = isinstance(found.rules[norm], Norm) and found.rules[norm].takes == [_axes(node)]
+        if follows and found.rules[norm].module.running_mean is not None:
             after = cuts[found.rules[norm].name]
             if "place" not in cut.wiring and len(after.outputs) == len(cut.outputs):
                 after.added["running_mean"] = -cut.added.pop("bias")
                 after.tensors["running_mean"] = after.tensors["running_mean"] + after.added["running_mean"]
                 del cut.tensors["bias"]
 
-# %% ../nbs/13_compaction.ipynb #67962671
+# %% ../nbs/13_compaction.ipynb #7d5c95cb
 def _cuts(found: ChannelGraph, plan: _Plan) -> dict[str, _Cut]:
     "The cut of every module with parameters per channel, by its name"
     cuts = {}
     for node, rule in found.rules.items():
         own, out, module = plan.own(node), plan.present[node], rule.module
         if isinstance(rule, Layer):
-            (come,), (given,) = found.around(node, plan.present), found.around(node, found.constants)
+            (come,), (given,) = found.around(node, plan.present, True), found.around(node, found.constants, np.nan)
             cuts[rule.name] = _cut_layer(rule, own, come, given)
         elif isinstance(rule, Cuttable):
             cuts[rule.name] = _pick(module, rule.rows[own])
         elif isinstance(module, nn.PReLU) and isinstance(rule, Coupled) and len(module.weight) > 1:
             cuts[rule.name] = _pick(module, np.flatnonzero(out))
+        elif isinstance(rule, Parameter) and out.any() and not out.all():
+            owner = rule.name.rpartition(".")[0]
+            cuts[owner] = _pick(found.modules[owner], np.flatnonzero(out))
         if isinstance(rule, Cuttable) and (own != out).any():
             cuts[rule.name].wiring |= _placement(out, own, found.constants[node])
     _shift_means(found, cuts)
@@ -356,10 +400,11 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #c657cbaa
+# %% ../nbs/13_compaction.ipynb #6f945f97
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
-    _rewire(module)
+    if isinstance(module, _Wired):
+        _rewire(module)
     for name, value in cut.tensors.items():
         _replace(module, name, value)
     if isinstance(module, nn.Linear):
@@ -367,30 +412,120 @@ def _apply(module: Any, cut: _Cut) -> None:
     elif isinstance(module, nn.modules.conv._ConvNd):
         module.groups = len(cut.inputs) // module.weight.shape[1]
         module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
-    else:
-        setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", len(cut.outputs))
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = module.num_groups * len(cut.outputs) // module.num_channels
+    for name in ("num_features", "num_channels", "num_parameters"):
+        if isinstance(getattr(module, name, None), int):
+            setattr(module, name, len(cut.outputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
     if "fill" in wiring:
         wiring["fill"] = wiring["fill"].to(like.dtype)
-    _rewire(module, cut.width, **wiring)
+    if wiring:
+        _rewire(module, cut.width, **wiring)
 
-# %% ../nbs/13_compaction.ipynb #a25b4824
-def _with_new_reshapes(model: nn.Module, graph: fx.Graph, present: dict[fx.Node, np.ndarray]) -> nn.Module:
-    "Change numbers of channels that the code writes into `view` and `reshape`"
+# %% ../nbs/13_compaction.ipynb #91b37eb3
+def _cut_shape(node: fx.Node, present: np.ndarray) -> tuple[int, ...]:
+    "Shape of a node's tensor after the cut"
+    shape, axes = list(_shape(node)), _axes(node)
+    channels = present.reshape([shape[axis] for axis in axes]) if axes else present
+    for place, axis in enumerate(axes):
+        shape[axis] = int(channels.any(tuple(other for other in range(len(axes)) if other != place)).sum())
+    return tuple(shape)
+
+# %% ../nbs/13_compaction.ipynb #aabba924
+def _renumber(found: ChannelGraph, plan: _Plan) -> bool:
+    "Change numbers of channels that the code writes into calls; tells whether there were any"
+    now: dict[fx.Node, Any] = {}  # what nodes are after the cut, where it is not what they were
     changed = False
-    for node in graph.nodes:
-        if node.op not in ("call_method", "call_function") or _name(node)[0] not in ("view", "reshape"):
-            continue
-        sizes = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
-        if len(sizes) > 1 and sizes[1] == _width(node) and not present[node].all():
-            node.args = (node.args[0], (sizes[0], int(present[node].sum()), *sizes[2:]))
-            changed = True
-    if not changed:
+    for node, rule in found.rules.items():
+        if not now.keys().isdisjoint(node.all_input_nodes):
+            if isinstance(rule, Query) and rule.fits():
+                value = rule.run(now)
+                if value != node.meta.get("value"):
+                    now[node] = value
+                continue
+            if isinstance(rule, Split) or (node.op != "call_module" and _numbers(node)):
+                changed |= _put_numbers(rule, now, plan)
+        shape = _cut_shape(node, plan.present[node])
+        if shape != _shape(node):
+            now[node] = torch.empty(shape, device="meta")
+    return changed
+
+
+def _numbers(node: fx.Node) -> str:
+    "The call's name, if it may hold numbers of channels"
+    name = _name(node)[0] if "call" in node.op else ""
+    return name if name in (*_RESHAPES, "getitem") and _shape(node) else ""
+
+# %% ../nbs/13_compaction.ipynb #826119bd
+def _put_numbers(rule: Rule, now: dict[fx.Node, Any], plan: _Plan) -> bool:
+    "Change the numbers of one call if it gives another shape than planned; tells whether it did"
+    node = rule.node
+    whole = now | {n: torch.empty(_shape(n), device="meta") for n in node.all_input_nodes if n not in now and _shape(n)}
+
+    def shapes() -> Any:
+        try:
+            answer = rule.run(whole)
+        except (RuntimeError, ValueError):  # the numbers do not even fit
+            return None
+        return [tuple(part.shape) for part in (answer if isinstance(rule, Split) else [answer])]
+
+    if isinstance(rule, Split):
+        taken = plan.present[rule.whole] if rule.axis in _axes(rule.whole) else None
+        wanted = [_part_shape(rule, part, taken, now) for part in range(len(node.meta["tensor_meta"]))]
+    else:
+        wanted = [_cut_shape(node, plan.present[node])]
+    if shapes() == wanted:
+        return False
+    node.args, node.kwargs = _new_arguments(rule, wanted, plan), {}
+    if isinstance(rule, Split):
+        node.op, node.target = "call_function", torch.split
+    if shapes() != wanted:
+        raise CompactionError(f"{_where(node)}: the numbers of channels in {_name(node)[0]} cannot be changed")
+    return True
+
+# %% ../nbs/13_compaction.ipynb #dd0a4501
+def _part_shape(rule: Split, part: int, taken: np.ndarray | None, now: dict[fx.Node, Any]) -> tuple[int, ...]:
+    "Shape of one part of a split tensor after the cut, of whose channels `taken` are there"
+    sizes = [int(meta.shape[rule.axis]) for meta in rule.node.meta["tensor_meta"]]
+    shape = list(now[rule.whole].shape)
+    start = sum(sizes[:part])
+    shape[rule.axis] = sizes[part] if taken is None else int(taken[start : start + sizes[part]].sum())
+    return tuple(shape)
+
+
+def _new_arguments(rule: Rule, wanted: list[tuple[int, ...]], plan: _Plan) -> tuple:
+    "The arguments of a call with other numbers of channels"
+    node = rule.node
+    first, *rest = (*node.args, *node.kwargs.values())
+    if isinstance(rule, Split):
+        return first, [shape[rule.axis] for shape in wanted], rule.axis
+    if isinstance(rule, Part) and rule.slices is not None:
+        (axis,) = rule.takes[0]
+        before = np.cumsum([0, *plan.present[first]])
+        start, stop, _ = rule.slices[axis].indices(rule.widths[0])
+        items = rule.slices | {axis: slice(int(before[start]), int(before[stop]))}
+        return first, tuple(items.get(place, slice(None)) for place in range(len(_shape(first))))
+    if _name(node)[0] == "unflatten":
+        dim = rest[0] % len(_shape(first))
+        return first, rest[0], _new_sizes(node, rest[1], wanted[0][dim : dim + len(rest[1])])
+    return first, _new_sizes(node, rest[0] if isinstance(rest[0], tuple | list) else rest, wanted[0])
+
+
+def _new_sizes(node: fx.Node, sizes: Sequence[Any], wanted: tuple[int, ...]) -> tuple:
+    "Sizes in a call, with the numbers of channels that are wanted; batch sizes stay as they are written"
+    counts = _axes(node) or range(1, len(wanted))
+    return tuple(sizes[i] if sizes[i] == -1 or i not in counts else wanted[i] for i in range(len(wanted)))
+
+# %% ../nbs/13_compaction.ipynb #ecdc461d
+def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan) -> nn.Module:
+    "The network, remade from its graph if numbers of channels in its code had to change"
+    if not _renumber(found, plan):
         return model
-    _free_dropout(model, graph)
-    return _from_graph(model, graph, _sequences(model)).eval()
+    _free_dropout(model, found.graph)
+    return _from_graph(model, found.graph, _sequences(model)).eval()
 
 # %% ../nbs/13_compaction.ipynb #a99524f4
 def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
@@ -537,14 +672,16 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #a39513f3
+# %% ../nbs/13_compaction.ipynb #a0caa203
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
     else:
-        widths = (len(module.weight) if isinstance(module, nn.PReLU) else module.num_features,) * 2
-    return type(module).__name__, *widths, count_parameters(module)
+        sizes = [tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING]
+        widths = (getattr(module, "num_features", None) or max(sizes),) * 2
+    own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return type(module).__name__, *widths, own
 
 # %% ../nbs/13_compaction.ipynb #d3c0e10d
 def _layer_table(before: dict[str, tuple], after: dict[str, tuple]) -> pd.DataFrame:
@@ -571,13 +708,13 @@ def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[to
         raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
     return inputs
 
-# %% ../nbs/13_compaction.ipynb #7a472b6c
+# %% ../nbs/13_compaction.ipynb #edf84665
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
     *,
     atol: float = 1e-5,  # largest difference allowed, in float64, of outputs up to 1; of larger ones, relative to them
-    strict: bool = True,  # refuse what has no rule; False leaves such parts as they are
+    strict: bool = True,  # refuse a module that cannot be traced; False leaves it as it is
 ) -> nn.Module:  # mode, dtype and device of `model`; `.report` is a `CompactionReport`
     """
     The same function without the channels that it does not need.
@@ -585,9 +722,8 @@ def compact(
     A channel nobody reads goes, and a constant channel moves into the next bias where that is exact. The result is
     compared with `model` on `example_input` and on random inputs.
 
-    Raises `CompactionError` for a network that cannot be traced or holds an operation without a rule (unless
-    `strict=False`), and when the outputs differ by more than `atol`. Warns `ProofWarning` when the comparison says
-    little.
+    Raises `CompactionError` for a network, or (unless `strict=False`) a part of it, that cannot be traced,
+    and when the outputs differ by more than `atol`. Warns `ProofWarning` when the comparison says little.
     """
     inputs = _batches(example_input)
     shapes = tuple(tuple(x.shape[1:]) for x in inputs)
@@ -605,7 +741,7 @@ def compact(
     before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
     for name, cut in cuts.items():
         _apply(result.get_submodule(name), cut)
-    result = _with_new_reshapes(result, found.graph, plan.present)
+    result = _with_new_numbers(result, found, plan)
 
     answers, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
     native_outputs = expected_native, _answers(result, native)[0]
@@ -627,7 +763,7 @@ def compact(
     )
     return result
 
-# %% ../nbs/13_compaction.ipynb #c611cc93
+# %% ../nbs/13_compaction.ipynb #4bf9cafd
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
@@ -639,7 +775,7 @@ def _origin(
         return ..., ...
     rows, columns = map(torch.from_numpy, kept)
     if key != "weight" or not isinstance(source, nn.Linear | nn.modules.conv._ConvNd):
-        return ..., rows
+        return ..., (slice(None),) * int(np.argmax(getattr(source, key).shape)) + (rows,)
     outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group
     group = torch.unique_consecutive(rows // outputs, return_inverse=True)[1]
     columns = columns.reshape(getattr(source, "groups", 1), -1)[group]  # (outputs, inputs of their group)

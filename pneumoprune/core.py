@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'check_count', 'as_number', 'nameless',
-           'MissingExtra', 'needs', 'atomic_path', 'write_json', 'read_json', 'write_csv', 'sha256', 'to_gray',
-           'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx', 'run_onnx', 'figure_style']
+           'MissingExtra', 'needs', 'atomic_path', 'clear_drafts', 'write_json', 'read_json', 'write_csv', 'sha256',
+           'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx', 'run_onnx',
+           'figure_style']
 
-# %% ../nbs/00_core.ipynb #b6a3f696
+# %% ../nbs/00_core.ipynb #21034af5
+import errno
 import hashlib
 import json
 import operator
 import os
+import re
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -94,7 +97,24 @@ MODELS: tuple[str, ...] = ("original", "masked", "compacted", "slim", "slim-int8
 # Okabe and Ito's palette (2008), told apart by colour-blind readers and in grey print
 model_colors: dict[str, str] = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")))
 
-# %% ../nbs/00_core.ipynb #e5a64421
+# %% ../nbs/00_core.ipynb #c9eabdb1
+def _sync(path: Path) -> None:
+    "Wait until a file, or the names in a folder, are on the disk"
+    if os.name == "nt" and path.is_dir():  # Windows can't open folders
+        return
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems can't
+            raise
+    finally:
+        os.close(number)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+
+# %% ../nbs/00_core.ipynb #12034266
 @contextmanager
 def atomic_path(
     path: str | Path,  # where the finished file belongs; missing folders are made
@@ -114,9 +134,25 @@ def atomic_path(
     try:
         yield draft
         draft.chmod(rights)
+        _sync(draft)
         os.replace(draft, path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        message = f"{path} can't be written ({error.strerror}); make room, or choose another place"
+        raise PneumopruneError(message) from error
     finally:
         draft.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #6f239a12
+def clear_drafts(
+    folder: str | Path,  # looked through with all folders in it; nobody else may be writing there
+) -> None:
+    "Delete what `atomic_path` has left where its process was killed"
+    for path in Path(folder).rglob(".*"):
+        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #3725ae5b
 def write_json(

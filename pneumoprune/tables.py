@@ -7,10 +7,11 @@ __all__ = ['PUBLISHED', 'LITERATURE', 'METRIC_NAMES', 'headline_table', 'compari
            'shift_table', 'noninferiority_table', 'earlier_table', 'sizes_table', 'amounts_table', 'latency_table',
            'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/08_tables.ipynb #2d450a58
+# %% ../nbs/08_tables.ipynb #768b91f7
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import pandas as pd
 
@@ -309,7 +310,7 @@ def data_table(
     table = _table(rows.to_dict("records"), _DATA)
     return table.set_index(pd.Index([say(split) for split in rows.index], name=say("split")))
 
-# %% ../nbs/08_tables.ipynb #8a7bbfe5
+# %% ../nbs/08_tables.ipynb #6235ff03
 def _command(run: Run) -> str:
     "The command that makes this run again"
     settings, data = run.info["settings"], run.info["data"]
@@ -321,7 +322,7 @@ def _command(run: Run) -> str:
         "--seed": settings["seed"],
         "--limit": settings.get("limit"),
     }
-    words = [f"{option} {value}" for option, value in options.items() if value is not None]
+    words = [f"{option} {quote(str(value))}" for option, value in options.items() if value is not None]
     words += ["--quick"] * run.smoke + ["--skip-unreadable"] * bool(data["unreadable"])
     words += [f"--{budget.replace('_', '-')} {value:g}" for budget, value in run.budgets.items()]
     return " ".join(["pneumoprune lab", *words])

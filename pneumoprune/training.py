@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #4dc70e88
+# %% ../nbs/10_training.ipynb #19294ea5
 import copy
+import hashlib
+import json
 import math
 import os
-import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.utils.prune import BasePruningMethod
@@ -31,7 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .core import PneumopruneError, atomic_path, read_json, write_json
+from .core import PneumopruneError, atomic_path
 from .data import XRays
 
 # %% ../nbs/10_training.ipynb #403d0c97
@@ -199,10 +202,12 @@ def predict(
     model.train(training)
     return torch.cat(out).numpy() if out else np.empty(0)
 
-# %% ../nbs/10_training.ipynb #ee20dc76
+# %% ../nbs/10_training.ipynb #6f5649bc
 def _validate(model: nn.Module, val: XRays, device: torch.device, side: int) -> tuple[float, float, float]:
     "Loss in nats, accuracy and AUC on the validation images"
     p, labels = predict(model, val, device=device, side=side), val.labels
+    if not np.isfinite(p).all():
+        return math.nan, math.nan, math.nan  # the training has diverged
     likelihood = np.where(labels == 1, p, 1 - p).clip(1e-7)
     return float(-np.log(likelihood).mean()), float(((p >= 0.5) == labels).mean()), float(roc_auc_score(labels, p))
 
@@ -281,7 +286,7 @@ def refresh_masks(
                 if isinstance(hook, BasePruningMethod):
                     hook(module, None)
 
-# %% ../nbs/10_training.ipynb #f4746bab
+# %% ../nbs/10_training.ipynb #3a85b3cb
 class _Training:
     "Model, average, optimiser, loader of indices into `train`, and teacher of one training, on the device"
 
@@ -298,7 +303,6 @@ class _Training:
         rate = _schedule(settings, settings.epochs * len(self.loader))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         self.net, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
-        accelerator.register_for_checkpointing(self.averaged)
         if teacher is not None:
             self.teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval()
         self.weight = _class_weights(train.labels).to(device)
@@ -352,46 +356,124 @@ def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
-# %% ../nbs/10_training.ipynb #58b75d38
-def _read_state(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any]:
-    "What `state.json` says (`{}` where there is none); `PneumopruneError` if it is of another training"
-    if folder is None or not (folder / "state.json").exists():
-        return {}
-    state = read_json(folder / "state.json")
-    if state["identity"] != identity:
-        changed = [key for key, value in identity.items() if state["identity"].get(key) != value]
-        raise PneumopruneError(
-            f"{folder} holds another training ({', '.join(changed)} changed); give another folder, or delete it"
-        )
-    return state
+# %% ../nbs/10_training.ipynb #539d19d2
+def _digest(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> str:
+    "SHA-256 of named tensors and notes"
+    total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(bytes(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return total.hexdigest()
 
-# %% ../nbs/10_training.ipynb #a340ede1
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], **notes: str) -> None:
+    "Write a safetensors file with notes and its own checksum"
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as draft:
+        draft.write_bytes(save(own, notes | {"sha256": _digest(own, notes)}))
+
+# %% ../nbs/10_training.ipynb #520f8553
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    "The tensors and notes of such a file; `PneumopruneError` where it is not as it was written"
+    try:
+        with safe_open(path, "pt") as file:
+            notes, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        whole = notes.pop("sha256", None) == _digest(tensors, notes)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise PneumopruneError(f"{path} can't be read ({error}); delete it to train again from what is left") from None
+    if not whole:
+        raise PneumopruneError(f"{path} is damaged: its checksum differs; delete it to train again from what is left")
+    return tensors, notes
+
+# %% ../nbs/10_training.ipynb #0225f306
 def save_weights(
     model: nn.Module,  # masks are saved beside the weights, as `torch.nn.utils.prune` keeps them
     path: Path,  # a `.safetensors` file
 ) -> None:
-    "Save the `state_dict` as a safetensors file"
-    with atomic_path(path) as draft:
-        save_file({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}, draft)
+    "Save the `state_dict` as a safetensors file that carries its own checksum"
+    _write_tensors(path, model.state_dict())
+
+# %% ../nbs/10_training.ipynb #24f68f86
+@dataclass
+class _State:
+    "A training after a complete epoch"
+
+    tensors: dict[str, torch.Tensor]  # weights/…, average/…, moments-0/…
+    history: list[dict]
+    optimizer: list[dict]  # settings of its groups, among them the rate
+    schedule: dict
+    halved: bool = False  # has the rate been halved, since the training diverged?
+
+    def notes(self) -> dict[str, str]:
+        return {key: json.dumps(getattr(self, key)) for key in _NOTES}
 
 
-def _drop_states(folder: Path, but: str = "") -> None:
-    "Delete the states of epochs that are no longer needed"
-    for old in folder.glob("state-*"):
-        if old.name != but:
-            shutil.rmtree(old)
+_NOTES = "history", "optimizer", "schedule", "halved"  # of a state, as JSON
 
-# %% ../nbs/10_training.ipynb #d62fcae5
-def _save_state(training: _Training, folder: Path, identity: dict[str, Any], history: list[dict]) -> None:
-    "Write epoch `len(history)`, then point to it, then drop the one before"
-    name, best = f"state-{len(history)}", max(history, key=lambda row: (row["val_auc"], -row["val_loss"]))
-    training.accelerator.save_state(str(folder / name), safe_serialization=False)
-    if training.accelerator.is_main_process:
-        if best is history[-1]:
-            save_weights(training.averaged.module, folder / "best.safetensors")
-        write_json(folder / "state.json", {"identity": identity, "folder": name, "history": history})
-        _drop_states(folder, but=name)
-    training.accelerator.wait_for_everyone()
+# %% ../nbs/10_training.ipynb #7f7a8437
+def _take(training: _Training, history: list[dict], halved: bool) -> _State:
+    "The state of a training, in tensors of its own"
+    moments, schedule = training.optimizer.state_dict(), training.scheduler.state_dict()
+    parts = {"weights": training.accelerator.unwrap_model(training.net).state_dict()}
+    parts |= {"average": training.averaged.state_dict()}
+    parts |= {f"moments-{number}": values for number, values in moments["state"].items()}
+    tensors = {f"{part}/{name}": torch.as_tensor(value).detach().cpu().clone()
+               for part, values in parts.items() for name, value in values.items()}
+    return _State(tensors, list(history), moments["param_groups"], schedule, halved)
+
+# %% ../nbs/10_training.ipynb #894ae30d
+def _put(training: _Training, state: _State) -> None:
+    "Set a training back to a state"
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.tensors.items():
+        part, _, own = name.partition("/")
+        parts.setdefault(part, {})[own] = tensor
+    training.accelerator.unwrap_model(training.net).load_state_dict(parts.pop("weights"))
+    training.averaged.load_state_dict(parts.pop("average"))
+    weights = [p for group in training.optimizer.param_groups for p in group["params"]]
+    moments = {int(part.removeprefix("moments-")): dict(values) for part, values in parts.items()}
+    for number, values in moments.items():
+        weight = weights[number]
+        values |= {name: torch.empty_like(weight).copy_(v) for name, v in values.items() if v.shape == weight.shape}
+    training.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer})
+    training.scheduler.load_state_dict(copy.deepcopy(state.schedule))
+
+# %% ../nbs/10_training.ipynb #01dda597
+def _write_state(folder: Path, state: _State, identity: dict[str, Any]) -> None:
+    "Write the state of epoch `len(history)`, then drop those before the one before it"
+    path = folder / f"state-{len(state.history)}.safetensors"
+    _write_tensors(path, state.tensors, identity=json.dumps(identity), **state.notes())
+    for old in _states(folder)[2:]:
+        old.unlink()
+
+
+def _states(folder: Path) -> list[Path]:
+    "The files of states, the newest first"
+    return sorted(folder.glob("state-*.safetensors"), key=lambda path: int(path.stem.split("-")[1]), reverse=True)
+
+# %% ../nbs/10_training.ipynb #0085177f
+def _same_training(path: Path, notes: dict[str, str], identity: dict[str, Any]) -> None:
+    "`PneumopruneError` if a file is of another training"
+    theirs = json.loads(notes.get("identity", "{}"))
+    if theirs != identity:
+        changed = [key for key, value in identity.items() if theirs.get(key) != value]
+        raise PneumopruneError(
+            f"{path.parent} holds another training ({', '.join(changed)} changed); give another folder, or delete it"
+        )
+
+# %% ../nbs/10_training.ipynb #009f0830
+def _read_state(folder: Path, identity: dict[str, Any]) -> _State | None:
+    "The newest state that is whole; a damaged one is named in a warning. None where there is none"
+    for path in _states(folder):
+        try:
+            tensors, notes = _read_tensors(path)
+        except PneumopruneError as error:
+            warnings.warn(f"{error}. The training goes on from what was before it", stacklevel=2)
+            continue
+        _same_training(path, notes, identity)
+        return _State(tensors, **{key: json.loads(notes[key]) for key in _NOTES})
+    return None
 
 # %% ../nbs/10_training.ipynb #05aaeefe
 HISTORY = ["model", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "seconds"]
@@ -403,40 +485,92 @@ def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqd
     silent: dict[str, Any] = {} if accelerator.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
     return tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=pace, **silent)
 
-# %% ../nbs/10_training.ipynb #7db93ffe
+# %% ../nbs/10_training.ipynb #bebcde48
+def _epoch(training: _Training, val: XRays, name: str, epoch: int, bar: tqdm) -> dict:
+    "Train and validate once; the row of the history"
+    start, side = time.perf_counter(), training.settings.side(epoch, val.size)
+    trained = _train_epoch(training, epoch, bar)
+    validated = _validate(training.averaged.module, val, training.accelerator.device, side)
+    return dict(zip(HISTORY, (name, epoch + 1, *trained, *validated, time.perf_counter() - start)))
+
+# %% ../nbs/10_training.ipynb #8bdbd312
+def _half_rate(training: _Training, good: _State, name: str) -> _State:
+    "Back to the last good state at half the rate; `PneumopruneError` the second time"
+    if good.halved:
+        raise PneumopruneError(
+            f"the training of {name!r} diverged in epoch {len(good.history) + 1}, at half its rate as well; "
+            f"lower the learning rate (lr={training.settings.lr:g}), or look for corrupt images"
+        )
+    diverged = f"the training of {name!r} diverged in epoch {len(good.history) + 1}"
+    warnings.warn(f"{diverged}; it goes on at half its rate", stacklevel=2)
+    rates = [rate / 2 for rate in good.schedule["base_lrs"]]
+    groups = [group | {"lr": group["lr"] / 2} for group in good.optimizer]
+    return replace(good, optimizer=groups, schedule=good.schedule | {"base_lrs": rates}, halved=True)
+
+# %% ../nbs/10_training.ipynb #4e0ddc85
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
     "The epochs that are still to be done; the history of all"
-    settings, accelerator, steps = training.settings, training.accelerator, len(training.loader)
-    state = _read_state(folder, identity)
-    history = state.get("history", [])
-    if folder and state:
-        accelerator.load_state(str(folder / state["folder"]))
-    with _progress(accelerator, settings.epochs * steps, len(history) * steps, name) as bar:
-        for epoch in range(len(history), settings.epochs):
-            start, side = time.perf_counter(), settings.side(epoch, val.size)
-            trained = _train_epoch(training, epoch, bar)
-            validated = _validate(training.averaged.module, val, accelerator.device, side)
-            row = (name, epoch + 1, *trained, *validated, time.perf_counter() - start)
-            history.append(dict(zip(HISTORY, row)))
-            if folder:
-                _save_state(training, folder, identity, history)
-            bar.set_postfix(epoch=epoch + 1, loss=f"{trained[0]:.3f}", val_auc=f"{validated[-1]:.4f}")
-    return history
+    epochs, steps, main = training.settings.epochs, len(training.loader), training.accelerator.is_main_process
+    good = (folder and _read_state(folder, identity)) or _take(training, [], False)
+    _put(training, good)
+    with _progress(training.accelerator, epochs * steps, len(good.history) * steps, name) as bar:
+        while len(good.history) < epochs:
+            row = _epoch(training, val, name, len(good.history), bar)
+            if not np.isfinite([row["train_loss"], row["val_loss"]]).all():
+                good = _half_rate(training, good, name)
+                _put(training, good)
+                continue
+            good = _take(training, [*good.history, row], good.halved)
+            if folder and main:
+                _keep(training, folder, good, identity)
+            training.accelerator.wait_for_everyone()
+            bar.set_postfix(epoch=row["epoch"], loss=f"{row['train_loss']:.3f}", val_auc=f"{row['val_auc']:.4f}")
+    return good.history
 
-# %% ../nbs/10_training.ipynb #488854e1
-def _finish(training: _Training, model: nn.Module, folder: Path | None) -> None:
+# %% ../nbs/10_training.ipynb #2337d8f8
+def _keep(training: _Training, folder: Path, state: _State, identity: dict[str, Any]) -> None:
+    "Write what an epoch leaves: its state, and `best.safetensors` where it is the best so far"
+    best = max(state.history, key=lambda row: (row["val_auc"], -row["val_loss"]))
+    if best is state.history[-1]:
+        save_weights(training.averaged.module, folder / "best.safetensors")
+    _write_state(folder, state, identity)
+
+# %% ../nbs/10_training.ipynb #f9f42ab1
+def _finish(training: _Training, model: nn.Module, folder: Path | None, identity: dict, history: list[dict]) -> None:
     "Leave the averaged weights in `model`, in float32, on the CPU, and in `last.safetensors`"
     accelerator, averaged = training.accelerator, training.averaged.module
     accelerator.unwrap_model(training.net, keep_fp32_wrapper=False)
     vars(model).pop("forward", None)  # what unwrapping leaves would shadow the class's own
     model.load_state_dict(averaged.state_dict())
     if folder and accelerator.is_main_process:
-        save_weights(averaged, folder / "last.safetensors")
-        _drop_states(folder)  # nothing is left to resume
+        notes = {"identity": json.dumps(identity), "history": json.dumps(history)}
+        _write_tensors(folder / "last.safetensors", averaged.state_dict(), **notes)
+        for state in _states(folder):  # nothing is left to resume
+            state.unlink()
     model.to("cpu").eval()
     accelerator.free_memory()
 
-# %% ../nbs/10_training.ipynb #6b31dece
+# %% ../nbs/10_training.ipynb #c4dd0563
+def _finished(model: nn.Module, folder: Path, identity: dict) -> list[dict] | None:
+    "Give `model` the weights of a finished training, and return its history; None where it is not finished"
+    path = folder / "last.safetensors"
+    if not path.exists():
+        return None
+    tensors, notes = _read_tensors(path)
+    _same_training(path, notes, identity)
+    model.load_state_dict(tensors)
+    model.to(memory_format=torch.channels_last).eval()  # as training leaves it: predictions agree to the last bit
+    return json.loads(notes["history"])
+
+# %% ../nbs/10_training.ipynb #cfce37de
+def _warn_of_nothing(model: nn.Module, val: XRays, name: str) -> None:
+    "Warn where all images are equal, or all predictions"
+    if (np.asarray(val.images[1:]) == np.asarray(val.images[:1])).all():
+        warnings.warn("all validation images are equal: nothing can be learnt from them", stacklevel=2)
+    elif np.ptp(predict(model, val)) < 1e-6:
+        warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
+
+# %% ../nbs/10_training.ipynb #fcce0a35
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are ignored
@@ -450,8 +584,9 @@ def fit(
     """
     Train `model`; it is left with the averaged weights of the last epoch, in evaluation mode, in float32, on the CPU.
 
-    `folder` holds `last.safetensors` and `best.safetensors` (best validation AUC) at the end. Raises
-    `PneumopruneError` when `folder` holds another training, or when a split is missing or has one class.
+    `folder` holds `last.safetensors` and `best.safetensors` (best validation AUC) at the end. A training that diverges
+    is set back an epoch and goes on at half its rate, once. Raises `PneumopruneError` when it diverges again, when
+    `folder` holds another training or a damaged result, or when a split is missing or has one class.
     """
     train, val = xrays.part("train"), xrays.part("val")
     for split, part in (("train", train), ("val", val)):
@@ -460,14 +595,13 @@ def fit(
     folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)
     identity = _identity(settings, xrays, model, name, teacher is not None)
-    if not resume and folder and (folder / "state.json").exists():
+    if not resume and folder and any(folder.glob("*.safetensors")):
         raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
-    if folder and (folder / "last.safetensors").exists() and (state := _read_state(folder, identity)):
-        model.load_state_dict(load_file(folder / "last.safetensors"))
-        model.to(memory_format=torch.channels_last).eval()  # as training leaves it: predictions agree to the last bit
-        return pd.DataFrame(state["history"], columns=HISTORY)
+    if folder and (history := _finished(model, folder, identity)):
+        return pd.DataFrame(history, columns=HISTORY)
     with torch.random.fork_rng():
         training = _Training(model, train, settings, accelerator, teacher)
         history = _run_epochs(training, val, name, folder, identity)
-        _finish(training, model, folder)
+        _finish(training, model, folder, identity, history)
+    _warn_of_nothing(model, val, name)
     return pd.DataFrame(history, columns=HISTORY)

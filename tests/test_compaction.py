@@ -507,18 +507,19 @@ class Branching(nn.Module):
 
 class Wild(nn.Module):
     def forward(self, x):
-        return torch.flip(x, [1])
+        return torch.cumsum(x, 1)
 
 
-@pytest.mark.parametrize("part, words", [(Branching(), "module '2' .Branching. cannot be traced"), (Wild(), "flip")])
-def test_unknown_parts_are_named_or_left_alone(part, words):
+@pytest.mark.parametrize("part", [Branching(), Wild()])
+def test_unknown_parts_keep_the_channels_around_them(part):
     model = tiny(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3), part, nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1), nn.Flatten())
     model[1].weight.data[:, 3] = 0
     model[1].weight.data[2] = 0
     model[4].weight.data[:, 5] = 0
-    with pytest.raises(CompactionError, match=words):
-        compact(model, torch.randn(3, 1, 8, 8))
-    small = compact(model, torch.randn(3, 1, 8, 8), strict=False)
+    if isinstance(part, Branching):
+        with pytest.raises(CompactionError, match="module '2' .Branching. cannot be traced"):
+            compact(model, torch.randn(3, 1, 8, 8))
+    small = compact(model, torch.randn(3, 1, 8, 8), strict=isinstance(part, Wild))
     assert [len(small[i].weight) for i in (0, 1, 3)] == [7, 4, 5] and small.report.difference < 1e-12
 
 

@@ -1,7 +1,6 @@
 "Prediction as a user meets it: any image file, a fresh interpreter, the network that is shipped"
 
 import io
-import resource
 import subprocess
 import sys
 import time
@@ -112,7 +111,10 @@ def test_occlusion_covers_every_pixel_and_leaves_the_image_alone(file, xray):
     assert np.allclose(whole, fall, atol=1e-6)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_cold_prediction_is_quick_and_small(file, xray, tmp_path):
+    import resource
+
     Image.fromarray(xray).save(tmp_path / "x.png")
     code = (
         "import sys; from pneumoprune.prediction import predict_files, format_predictions;"

@@ -97,7 +97,7 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     modules = set(done.stdout.split())
     assert done.returncode == 0 and "Usage" in done.stdout
-    assert not {"torch", "numpy", "pandas", "matplotlib", "onnxruntime"} & modules
+    assert not {"torch", "numpy", "scipy", "pandas", "matplotlib", "onnxruntime", "PIL", "importlib.metadata"} & modules
 
 
 def test_the_package_has_a_face_and_costs_nothing_until_it_is_used():

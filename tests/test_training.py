@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pneumoprune.alexnet import narrow_alexnet
@@ -38,7 +40,8 @@ def train(folder, epochs, **options):
 
 
 def history_of(folder):
-    rows = json.loads(Path(folder, "state.json").read_text(encoding="utf-8"))["history"]
+    with safe_open(Path(folder, "last.safetensors"), "pt") as file:
+        rows = json.loads(file.metadata()["history"])
     return pd.DataFrame(rows).drop(columns="seconds")
 
 
@@ -55,10 +58,32 @@ def test_two_processes_take_the_same_steps(tmp_path):
     assert load_file(tmp_path / "two/last.safetensors").keys() == load_file(tmp_path / "one/last.safetensors").keys()
 
 
+def test_no_pickle_is_written_or_read(tmp_path):
+    "A state is numbers and notes: a folder of somebody else runs no code, whatever lies in it"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'mark'}",)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pneumoprune.training._finish", stop)
+        train(tmp_path / "run", 2)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["best.safetensors", "state-1.safetensors", "state-2.safetensors"]
+    for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "state-3.safetensors", "random_states_0.pkl"):
+        (tmp_path / "run" / name).write_bytes(pickle.dumps(Evil()))
+    with pytest.warns(UserWarning, match="state-3.safetensors can't be read"):
+        train(tmp_path / "run", 2)
+    assert not (tmp_path / "mark").exists()
+
+
 def test_killed_and_resumed_gives_the_same_numbers(tmp_path):
     command = [sys.executable, __file__, tmp_path / "killed", "6"]
     victim = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    state = tmp_path / "killed/state.json"
+    state = tmp_path / "killed/state-1.safetensors"
     while not state.exists() and victim.poll() is None:
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
