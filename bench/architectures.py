@@ -62,7 +62,7 @@ TIMM = {
     "mixer": ["gmlp_ti16_224", "mixer_s16_224", "resmlp_12_224"],
 }  # fmt: skip
 
-SIZES = {"inception_v3": 75, "maxvit_t": 224, "vit_b_16": 224}  # torchvision: smallest images that go through, or 64
+SIZES = {"inception_v3": 75, "maxvit_t": 224}  # torchvision: smallest images that go through, or 64
 COLUMNS = ["source", "family", "network", "dim", "outcome", "reason", "parameters", "left", "difference", "seconds",
            "image", "code", "versions"]  # fmt: skip
 
@@ -107,6 +107,8 @@ def make(source: str, name: str):
     settings = {"num_classes": 10, "weights": None}
     if source == "segmentation":
         settings["weights_backbone"] = None
+    if name.startswith("vit"):
+        settings["image_size"] = 64
     if name in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": False}
     return torchvision.models.get_model(name, **settings)
