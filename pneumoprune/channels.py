@@ -647,19 +647,23 @@ class Parameter(Coupled):
     def constants(self, given):
         return self.values
 
-# %% ../nbs/12_channels.ipynb #9ab5fe3a
-def _parameters(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[fx.Node, fx.Node]:
+# %% ../nbs/12_channels.ipynb #7291b0df
+def _parameters(
+    graph: fx.Graph,
+    modules: dict[str, nn.Module],
+    owners: dict[fx.Node, str],  # of calls that compute a layer
+) -> dict[fx.Node, fx.Node]:
     "The nodes of parameters with a number per channel, and the first node of the same module for each"
     nodes, found = {}, {}
     for node in graph.nodes:
         if node.op == "get_attr":
             nodes.setdefault(node.target.rpartition(".")[0], []).append(node)
-    owners = Counter(id(t) for module in set(modules.values()) for t in _own(module).values())
-    called = {node.target for node in graph.nodes if node.op == "call_module"}
+    holders = Counter(id(t) for module in set(modules.values()) for t in _own(module).values())
+    called = {node.target for node in graph.nodes if node.op == "call_module"}.union(owners.values())
     for name, read in nodes.items():
         own = {f"{name}.{key}".lstrip("."): tensor for key, tensor in _own(modules[name]).items() if tensor.dim()}
         shapes = {tuple(size for size in tensor.shape if size > 1) for tensor in own.values()}
-        alone = name not in called and all(owners[id(tensor)] == 1 for tensor in own.values())
+        alone = name not in called and all(holders[id(tensor)] == 1 for tensor in own.values())
         each = sorted(node.target for node in read) == sorted(own)
         if alone and each and len(shapes) == 1 and len(next(iter(shapes))) == 1:
             found |= dict.fromkeys(read, read[0])
@@ -806,7 +810,7 @@ def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.nd
     among = stuck & present if (stuck & present).any() else stuck
     return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/12_channels.ipynb #5814a7e9
+# %% ../nbs/12_channels.ipynb #85220e7f
 class _Weights(Cuttable):
     "The parameters of a convolution or linear layer, in one shape for all of them"
 
@@ -853,7 +857,12 @@ class _Weights(Cuttable):
             padding = (int(padding == "same" and max(self.module.kernel_size) > 1),)
         return getattr(self.module, "padding_mode", "zeros") == "zeros" and any(padding)
 
-# %% ../nbs/12_channels.ipynb #d28209a6
+    @property
+    def carries(self) -> bool:
+        "Is there no bias that could take what constants add?"
+        return self.padded or (self.module.bias is None and not getattr(self.module, "takes_bias", True))
+
+# %% ../nbs/12_channels.ipynb #658d1a33
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -864,10 +873,10 @@ class Layer(_Weights):
 
     def stuck(self, given: np.ndarray) -> np.ndarray:
         "Inputs whose constant cannot move into the bias, bool (groups, inputs)"
-        return (self.padded & ~np.isnan(given) & (given != 0)).reshape(self.groups, -1)
+        return (self.carries & ~np.isnan(given) & (given != 0)).reshape(self.groups, -1)
 
     def constants(self, given):
-        varies = np.isnan(given[0]).reshape(self.groups, -1) | self.stuck(given[0])
+        varies = (np.isnan(given[0]) | (self.padded & (given[0] != 0))).reshape(self.groups, -1)
         total = self.add_up(np.nan_to_num(given[0])).sum(1) + self.bias
         return np.where((self._used & varies[:, None]).any(-1).reshape(-1), np.nan, total)
 
@@ -949,16 +958,71 @@ def _order_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             for user in [user for user in changed.users if position[user] > position[node]]:
                 user.replace_input_with(changed, node)
 
-# %% ../nbs/12_channels.ipynb #f0093bec
-def _shared(graph: fx.Graph, modules: dict[str, nn.Module]) -> set[str]:
-    "Modules that run more than once, or share a tensor with another"
-    calls = Counter(id(modules[node.target]) for node in graph.nodes if node.op == "call_module")
+# %% ../nbs/12_channels.ipynb #dc80db2c
+_CALLS = {  # functions that compute a layer: the names of their arguments
+    "linear": ("input", "weight", "bias"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"),
+                    ("input", "weight", "bias", "stride", "padding", "dilation", "groups")),
+    "prelu": ("input", "weight"),
+}  # fmt: skip
+
+
+def _plain_layer(name: str, given: dict[str, Any]) -> Any:
+    "A layer of `torch.nn` for the arguments of a function, without values"
+    weight: Any = given.get("weight")
+    bias = given.get("bias") is not None
+    if name == "linear":
+        return nn.Linear(weight.shape[1], weight.shape[0], bias)
+    if name == "prelu":
+        return nn.PReLU(weight.numel())
+    inputs = weight.shape[1] * given.get("groups", 1)
+    settings = {key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given}
+    return getattr(nn, f"Conv{name[-2:]}")(inputs, weight.shape[0], weight.shape[2:], bias=bias, **settings)
+
+# %% ../nbs/12_channels.ipynb #28526e18
+def _owned(node: fx.Node, model: nn.Module) -> tuple[str, nn.Module] | None:
+    "Whose parameters a function is called with, and the layer that the call computes; None for any other call"
+    name = _name(node)[0] if node.op == "call_function" else ""
+    if name not in _CALLS:
+        return None
+    given = {key: _known(value) for key, value in _arguments(node, *_CALLS[name]).items()}
+    reads = {key: given[key].target for key in ("weight", "bias") if isinstance(given.get(key), fx.Node)}
+    owners = {target.rpartition(".")[0] for target in reads.values() if isinstance(target, str)}
+    named = all(given[key].op == "get_attr" and target.split(".")[-1] == key for key, target in reads.items())
+    computed: list[fx.Node] = []
+    fx.map_arg([value for key, value in given.items() if key not in ("input", *reads)], computed.append)
+    if len(owners) != 1 or not named or computed:
+        return None
+    (owner,) = owners
+    module: Any = model.get_submodule(owner)
+    if given.get("groups", 1) not in (1, getattr(module, "groups", 1)):
+        return None
+    with torch.device("meta"):
+        layer = _plain_layer(name, given | {key: getattr(module, key) for key in reads})
+    for key in reads:
+        del layer._parameters[key]
+        setattr(layer, key, getattr(module, key))
+    layer.takes_bias = "bias" in reads or hasattr(module, "bias")
+    return owner, layer.eval()
+
+
+def _known(value: Any) -> Any:
+    "An argument, or what it was for the example if it is no tensor"
+    plain = isinstance(value, fx.Node) and "value" in value.meta and value.op != "get_attr"
+    return value.meta["value"] if plain else value
+
+# %% ../nbs/12_channels.ipynb #57eb094e
+def _shared(graph: fx.Graph, modules: dict[str, nn.Module], owners: dict[fx.Node, str]) -> set[str]:
+    "Modules that run more than once, or share a tensor with another; `owners` of calls with a module's parameters"
+    ran = [node.target for node in graph.nodes if node.op == "call_module"] + list(owners.values())
+    calls = Counter(id(modules[name]) for name in ran)
     tensors = {m: [*m.parameters(recurse=False), *m.buffers(recurse=False)] for m in modules.values()}
-    owners = Counter(id(tensor) for owned in tensors.values() for tensor in owned)
-    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    holders = Counter(id(tensor) for owned in tensors.values() for tensor in owned)
+    reads = [(node.target.rpartition(".")[0], node) for node in graph.nodes if node.op == "get_attr"]
+    read = {name for name, node in reads if any(owners.get(user) != name for user in node.users)}
 
     def shared(name, module):
-        return calls[id(module)] > 1 or name in read or any(owners[id(t)] > 1 for t in tensors[module])
+        return calls[id(module)] > 1 or name in read or any(holders[id(t)] > 1 for t in tensors[module])
 
     return {name for name, module in modules.items() if tensors[module] and shared(name, module)}
 
@@ -971,7 +1035,7 @@ def _where(node: fx.Node) -> str:
     inside = list(stack.values())[-1][0] if stack else ""
     return f"operation {node.name!r} in module {inside!r}" if inside else f"operation {node.name!r}"
 
-# %% ../nbs/12_channels.ipynb #45abd874
+# %% ../nbs/12_channels.ipynb #36da33e1
 def _attach(node: fx.Node, module: nn.Module | None, kept: bool) -> Rule:
     "The rule of a node that calls `module`; the safe one if `kept`, or if no other is known or fits"
     safe, kind = Rule(node, module), _rule_of(node, module) if "call" in node.op else None
@@ -980,6 +1044,8 @@ def _attach(node: fx.Node, module: nn.Module | None, kept: bool) -> Rule:
     if kept or kind is None or not safe.operands:
         return safe
     found = kind(node, module)
+    if module is not None and node.op == "call_function":
+        found.operands = [_arguments(node, "input")["input"]]  # the others are the module's own
     if not found.fits() or (isinstance(found, Coupled | Cuttable) and not found.width):
         return safe
     return found
@@ -1060,7 +1126,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/12_channels.ipynb #988f18fc
+# %% ../nbs/12_channels.ipynb #a24391ba
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -1074,13 +1140,18 @@ def channel_graph(
         modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
         _order_in_place(traced.graph, modules)
         _Shapes(traced).propagate(*inputs)
-    shared, parameters, rules = _shared(traced.graph, modules), _parameters(traced.graph, modules), {}
+    owned = {node: found for node in traced.graph.nodes if (found := _owned(node, model))}
+    owners = {node: owner for node, (owner, _) in owned.items()}
+    shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners)
+    rules: dict[fx.Node, Rule] = {}
     for node in traced.graph.nodes:
-        module = modules[node.target] if node.op == "call_module" else None
+        called = modules[node.target] if node.op == "call_module" else None
+        name, module = owned.get(node, (str(node.target), called))
         if node in parameters:
             rules[node] = Parameter(node, parameters[node], node.meta["value"])
         else:
-            rules[node] = _attach(node, module, node.target in shared)
+            rules[node] = _attach(node, module if name not in shared or called else None, name in shared)
+            rules[node].name = name
         node.meta["channel_axes"] = rules[node].axes
     found = ChannelGraph(traced.graph, modules, rules)
     for node, live in found.live().items():

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'compact', 'predict', 'explain', 'main']
 
-# %% ../nbs/20_cli.ipynb #00f37b9d
+# %% ../nbs/20_cli.ipynb #fef3ee07
+import math
 import sys
 import warnings
 from enum import StrEnum
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from shlex import quote
@@ -20,7 +22,7 @@ from typer import Argument, Option
 from . import __version__
 from .core import PneumopruneError, needs
 
-# %% ../nbs/20_cli.ipynb #0585721f
+# %% ../nbs/20_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -38,14 +40,23 @@ def about(
     ] = False,
 ) -> None:
     "A lab report that proves its own numbers: AlexNet on chest X-rays, pruned, really made small, and compared."
+    if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/20_cli.ipynb #b1bf3a64
+# %% ../nbs/20_cli.ipynb #e3ebb8fe
 class Device(StrEnum):
     "Where a network is trained"
 
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+def _budget(value: float | None) -> float | None:
+    "A limit for slimming: a positive number"
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is no positive number")
+    return value
 
 
 @app.command()
@@ -58,12 +69,16 @@ def lab(
         int | None, Option(help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 10; quick: 4]")
     ] = None,
     size: Annotated[int | None, Option(help="Side of the images in pixels, at least 63. [224; phantoms: 96]")] = None,
-    seed: Annotated[int, Option(help="Decides split, weights, order and augmentation.")] = 0,
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Decides split, weights, order and augmentation.")] = 0,
     limit: Annotated[int | None, Option(help="Use so many X-rays only.")] = None,
     device: Annotated[Device, Option(help="Where to train.")] = Device.auto,
-    max_file_mb: Annotated[float | None, Option(help="Slim until the 8-bit weights take no more MB.")] = None,
-    max_macs: Annotated[float | None, Option(help="Slim until an image takes no more MACs.")] = None,
-    min_speedup: Annotated[float | None, Option(help="Slim until an image takes so many times less.")] = None,
+    max_file_mb: Annotated[
+        float | None, Option(callback=_budget, help="Slim until the 8-bit weights take no more MB.")
+    ] = None,
+    max_macs: Annotated[float | None, Option(callback=_budget, help="Slim until an image takes no more MACs.")] = None,
+    min_speedup: Annotated[
+        float | None, Option(callback=_budget, help="Slim until an image takes so many times less.")
+    ] = None,
     quick: Annotated[bool, Option("--quick", help="A smoke run of a minute; its numbers mean nothing.")] = False,
     resume: Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")] = True,
     skip_unreadable: Annotated[
@@ -132,20 +147,36 @@ def report(
 
     typer.echo(render_report(run, output, lang=lang.value, html=html))
 
-# %% ../nbs/20_cli.ipynb #f12a1cbd
+# %% ../nbs/20_cli.ipynb #1dd9d56b
+_ARCH = (
+    "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
+    "arguments that can be imported from here."
+)
+
+
 @app.command()
 def compact(
-    model: Annotated[Path, Argument(help="Saved state_dict (.pt, .pth or .safetensors) of a pruned network.")],
-    output: Annotated[Path, Option("--output", "-o", help="File to write, .safetensors.")],
-    arch: Annotated[str, Option(help="Name of the torchvision model the weights belong to.")] = "alexnet",
-    size: Annotated[int, Option(help="Side of the images the proof runs on, in pixels.")] = 224,
+    model: Annotated[
+        Path, Argument(help="Checkpoint of a pruned network (.pt, .pth, .safetensors), with masks or zeros in it.")
+    ],
+    output: Annotated[Path, Option("--output", "-o", help="File to write, .safetensors; load_network reads it.")],
+    arch: Annotated[str, Option(metavar="NAME", help=_ARCH)] = "alexnet",
+    inputs: Annotated[
+        Path | None, Option(help="What the proof runs on: a file of tensors, or a folder of images. [noise]")
+    ] = None,
+    size: Annotated[
+        int | None, Option(min=1, help="Side of the images in pixels. [what the network was made for, or 224]")
+    ] = None,
+    onnx: Annotated[Path | None, Option(help="Write the network as ONNX too, compared in ONNX Runtime.")] = None,
+    loose: Annotated[bool, Option("--loose", help="Leave parts that compaction does not know as they are.")] = False,
+    json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
     with needs("torch", "pneumoprune compact"):
         from pneumoprune.networks import compact_file
 
-    typer.echo(compact_file(model, arch, output, size=size))
-    typer.echo(f"written to {output}")
+    report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
+    typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
 # %% ../nbs/20_cli.ipynb #6255636f
 @app.command()
@@ -178,18 +209,37 @@ def explain(
     explain_file(image, output, model)
     typer.echo(f"written to {output}")
 
-# %% ../nbs/20_cli.ipynb #7cb3cd14
+# %% ../nbs/20_cli.ipynb #c7c237ea
+# what the parser raises; typer may bring a click of its own, so the class is found from one that it exports
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore
+
+
+def _mistake(error: Exception) -> str:
+    "What went wrong and what to do, in one line"
+    if isinstance(error, _ClickException):
+        command = getattr(getattr(error, "ctx", None), "command_path", "pneumoprune")
+        text = f"{error.format_message().strip().rstrip('.')}; `{command} --help` tells more"  # type: ignore
+    elif isinstance(error, OSError):
+        text = f"{error.strerror or error}: {error.filename}; look at the path, its rights and the space left"
+    else:
+        text = str(error).replace("strict=False", "--loose")  # as it is spelled here
+    return " ".join(text.split())
+
+# %% ../nbs/20_cli.ipynb #90dcd90b
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     # a warning is a sentence to the user, who has no use for the line of code it came from
     warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {message}\n"
     try:
-        app()
-    except PneumopruneError as error:
-        print(f"pneumoprune: {error}", file=sys.stderr)
+        code = app(prog_name="pneumoprune", standalone_mode=False)
+    except (PneumopruneError, _ClickException, OSError) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
+            print(error.format_message())  # type: ignore
+        else:
+            print(f"pneumoprune: {_mistake(error)}", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C
-            again = "give the same command again (lab goes on from the last complete epoch)"
-            print(f"\npneumoprune: interrupted; {again}", file=sys.stderr)
-        raise
+    except (typer.Abort, KeyboardInterrupt):
+        again = "give the same command again (lab goes on from the last complete epoch)"
+        print(f"\npneumoprune: interrupted; {again}", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
-           'ProofWarning', 'CompactionReport', 'compact', 'restore']
+           'WiredSyncBatchNorm', 'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #d4912c37
+# %% ../nbs/13_compaction.ipynb #4ccd5602
 import copy
+import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from heapq import heapify, heappop, heappush
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.fx.graph_module import reduce_graph_module
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from .alexnet import _materialise, copy_network, count_parameters, size_mb
@@ -94,7 +98,7 @@ class _Wired(nn.Module):
         placed = [] if self.place is None else [f"placed among {len(self.place)} channels"]
         return ", ".join([super().extra_repr(), *read, *placed])
 
-# %% ../nbs/13_compaction.ipynb #bb099ec0
+# %% ../nbs/13_compaction.ipynb #c0d2cb9c
 def _plain(kind: Any) -> Callable:
     "The `forward` of a layer of `torch.nn`, as a method called `plain`"
     method = FunctionType(kind.forward.__code__, kind.forward.__globals__, "plain")
@@ -137,6 +141,10 @@ class WiredBatchNorm2d(_WiredNorm, nn.BatchNorm2d): ...
 class WiredBatchNorm3d(_WiredNorm, nn.BatchNorm3d): ...
 
 
+class WiredSyncBatchNorm(_WiredNorm, nn.SyncBatchNorm):
+    plain = _plain(nn.SyncBatchNorm)
+
+
 _WIRED: dict[type, type] = {
     nn.Linear: WiredLinear,
     nn.Conv1d: WiredConv1d,
@@ -145,15 +153,24 @@ _WIRED: dict[type, type] = {
     nn.BatchNorm1d: WiredBatchNorm1d,
     nn.BatchNorm2d: WiredBatchNorm2d,
     nn.BatchNorm3d: WiredBatchNorm3d,
+    nn.SyncBatchNorm: WiredSyncBatchNorm,
 }
 _PLAIN = {wired: plain for plain, wired in _WIRED.items()}
 for _wired, _layer in _PLAIN.items():
     rule_for(_wired)(RULES[_layer])
 
-# %% ../nbs/13_compaction.ipynb #fc8a4c44
+# %% ../nbs/13_compaction.ipynb #aa565f36
 def _wirable(module: nn.Module) -> bool:
     "Is there a wired layer for it?"
-    return type(module) in _WIRED or type(module) in _PLAIN
+    return not hasattr(module, "takes_bias") and any(kind in _WIRED or kind in _PLAIN for kind in _lineage(module))
+
+
+def _lineage(module: nn.Module) -> Iterator[type]:
+    "Its class, and the parents whose `forward` it inherits"
+    for kind in type(module).__mro__:
+        yield kind
+        if "forward" in vars(kind):
+            return
 
 
 def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
@@ -161,7 +178,8 @@ def _rewire(module: nn.Module, width: int = 0, **wiring: torch.Tensor) -> None:
     plain = _PLAIN.get(type(module), type(module))
     for name in _WIRING:
         module._buffers.pop(name, None)
-    module.__class__ = _WIRED[plain] if wiring else plain
+    # a subclass without a `forward` of its own is wired as its parent
+    module.__class__ = next(_WIRED[kind] for kind in plain.__mro__ if kind in _WIRED) if wiring else plain
     if isinstance(module, _Wired):
         module.wire(width, **wiring)
 
@@ -322,7 +340,7 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     "What constants `gone` (0 where nothing went) added to each computed output, float64 (outputs, taps)"
     return rule.add_up(gone)[own] * rule.live[own][:, None]
 
-# %% ../nbs/13_compaction.ipynb #7e11e29e
+# %% ../nbs/13_compaction.ipynb #16be4e77
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
     "Cut a convolution or linear layer; arguments as of `_kept_inputs`"
     module, value = rule.module, np.nan_to_num(given)
@@ -333,7 +351,7 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
     if module.bias is not None:
         tensors["bias"] = module.bias.detach().numpy()[rule.rows[own]]
     lost = _lost(rule, own, np.where(kept, 0.0, value))
-    if rule.padded and lost.any():
+    if rule.carries and lost.any():
         carrier = np.abs(value[kept]).argmax()
         merged = np.zeros_like(weight)
         merged[:, carrier] = lost / value[kept][carrier]
@@ -400,23 +418,29 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/13_compaction.ipynb #6f945f97
+# %% ../nbs/13_compaction.ipynb #46e178a6
+def _resize(module: Any, outputs: int, inputs: int) -> None:
+    "Say how wide a module is, in whatever settings it has for it"
+    wide = "out_features", "out_channels", "num_features", "num_channels", "num_parameters"
+    sizes: dict[str, int] = dict.fromkeys(wide, outputs)
+    sizes |= dict.fromkeys(("in_features", "in_channels"), inputs)
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.dim() > 2:
+        sizes["groups"] = inputs // weight.shape[1]
+    for name, size in sizes.items():
+        if isinstance(getattr(module, name, None), int):
+            setattr(module, name, size)
+
+# %% ../nbs/13_compaction.ipynb #178c7b75
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     if isinstance(module, _Wired):
         _rewire(module)
     for name, value in cut.tensors.items():
         _replace(module, name, value)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        module.groups = len(cut.inputs) // module.weight.shape[1]
-        module.out_channels, module.in_channels = len(cut.outputs), len(cut.inputs)
-    elif isinstance(module, nn.GroupNorm):
+    if isinstance(module, nn.GroupNorm):
         module.num_groups = module.num_groups * len(cut.outputs) // module.num_channels
-    for name in ("num_features", "num_channels", "num_parameters"):
-        if isinstance(getattr(module, name, None), int):
-            setattr(module, name, len(cut.outputs))
+    _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
@@ -546,13 +570,37 @@ def _sequences(model: nn.Module) -> list[str]:
     "Names of the modules that are plain sequences"
     return [name for name, module in model.named_modules() if isinstance(module, nn.Sequential) and name]
 
-# %% ../nbs/13_compaction.ipynb #6b4b3e49
+# %% ../nbs/13_compaction.ipynb #6d3539da
+_NOTES = "report", "metadata"  # what belongs to a network besides its tensors
+
+
+class _Network(fx.GraphModule):
+    "A module made of a graph whose notes are kept when it is copied or pickled"
+
+    def __deepcopy__(self, memo):
+        copied = super().__deepcopy__(memo)
+        vars(copied).update({name: copy.deepcopy(vars(self)[name], memo) for name in _NOTES if name in vars(self)})
+        return copied
+
+    def __reduce__(self):
+        return _unpickled, super().__reduce__()[1]
+
+
+def _unpickled(body: dict, imports: str) -> _Network:
+    "What `_Network` is pickled as, read again"
+    made: Any = reduce_graph_module(body, imports)
+    network = _Network(made, made.graph, "Network").train(body["training"])
+    vars(network).update({name: body[name] for name in _NOTES if name in body})
+    return network
+
+
 def _from_graph(root: nn.Module | dict[str, Any], graph: fx.Graph, sequences: Sequence[str]) -> fx.GraphModule:
     "A module that runs the graph, with some of its parts as sequences"
-    module = fx.GraphModule(root, graph, "Network")
+    module = _Network(root, graph, "Network")
     module.graph.lint()
     order = dict.fromkeys(str(node.target).split(".")[0] for node in graph.nodes if node.op == "call_module")
-    module._modules = OrderedDict((name, module._modules[name]) for name in order)
+    # modules in the order of their calls; last those that hold nothing but tensors
+    module._modules = OrderedDict((name, module._modules[name]) for name in order | module._modules)
     names = {name for name, _ in module.named_modules()}
     for name in sorted(names.intersection(sequences), key=len, reverse=True):
         parent, _, last = name.rpartition(".")
@@ -560,66 +608,176 @@ def _from_graph(root: nn.Module | dict[str, Any], graph: fx.Graph, sequences: Se
         setattr(module.get_submodule(parent), last, nn.Sequential(children))
     return module
 
-# %% ../nbs/13_compaction.ipynb #b12cdfa2
-def _tensors(answer) -> list[torch.Tensor]:
-    "The tensors of a network's output, whatever holds them"
+# %% ../nbs/13_compaction.ipynb #a0b08999
+def _tensors(answer: Any, name: str = "output") -> dict[str, torch.Tensor]:
+    "The tensors and numbers of a network's answer, whatever holds them, by where they are found"
     if isinstance(answer, torch.Tensor):
-        return [answer]
-    values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, tuple | list) else ()
-    return [tensor for value in values for tensor in _tensors(value)]
+        return {name: torch.view_as_real(answer) if answer.is_complex() else answer}
+    if isinstance(answer, bool | int | float):
+        return {name: torch.tensor(answer, dtype=torch.float64)}
+    if isinstance(answer, Mapping):
+        parts = [(f"{name}[{key!r}]", value) for key, value in answer.items()]
+    elif isinstance(answer, tuple | list):
+        parts = [(f"{name}[{i}]", value) for i, value in enumerate(answer)]
+    elif is_dataclass(answer):
+        parts = [(f"{name}.{key}", value) for key, value in vars(answer).items()]
+    elif answer is None or isinstance(answer, str):
+        return {}
+    else:
+        raise CompactionError(f"{name} is a {type(answer).__name__}, which cannot be compared; return tensors")
+    return {key: tensor for part, value in parts for key, tensor in _tensors(value, part).items()}
 
-# %% ../nbs/13_compaction.ipynb #bbe1ebc5
-def _answers(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], int]:
-    "Run the network once: its outputs, and the MACs of one input"
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        answers = _tensors(model(*inputs))
-    return answers, counter.get_total_flops() // 2 // len(inputs[0])
+# %% ../nbs/13_compaction.ipynb #9c5f24a0
+_BATCH = 8  # inputs of a batch of noise, at most
+_NOISE = (
+    lambda random: random,
+    lambda random: random / 10,
+    lambda random: (random * 64 + 128).round().clamp(0, 255),
+    lambda random: random * 10,
+    lambda random: -random.abs(),
+    torch.zeros_like,
+)  # of a standard normal tensor
 
-# %% ../nbs/13_compaction.ipynb #e464e24b
-def _random_inputs(shapes: Sequence[tuple[int, ...]], count: int = 4) -> tuple[torch.Tensor, ...]:
-    "Noise of scales 0.1 to 10, float64, on the CPU; `shapes` without the batch"
-    generator = torch.Generator().manual_seed(0)
-    scale = torch.logspace(-1, 1, count, dtype=torch.float64)
-    noise = (torch.randn(count, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    return tuple(scale.reshape(-1, *[1] * (x.dim() - 1)) * x for x in noise)
 
-# %% ../nbs/13_compaction.ipynb #6beff5f7
-def _gap(expected: list[torch.Tensor], found: list[torch.Tensor]) -> tuple[float, float]:
-    "Largest difference, and the largest value it is to be seen against (1 at least)"
-    if [e.shape for e in expected] != [f.shape for f in found]:
+def _noise(like: torch.Tensor, first: int, generator: torch.Generator) -> torch.Tensor:
+    "Other values for a tensor: a batch whose rows are noise of all kinds in turn, from kind `first` on; on the CPU"
+    if like.dtype == torch.uint8:
+        return torch.randint(0, 256, like.shape, generator=generator).byte()
+    if not like.is_floating_point() or not like.dim():
+        return like.detach().cpu()
+    random = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    rows = [_NOISE[(first + i) % len(_NOISE)](row) for i, row in enumerate(random)]
+    return torch.stack(rows)
+
+# %% ../nbs/13_compaction.ipynb #6c001244
+def _exact(x: torch.Tensor) -> torch.Tensor:
+    "On the CPU; floating-point numbers as float64, others as they are"
+    x = x.detach().cpu()
+    return x.double() if x.is_floating_point() else x
+
+
+def _each(function: Callable[[torch.Tensor], torch.Tensor], inputs: tuple) -> tuple:
+    "A function of every tensor among the inputs; the other arguments stay"
+    return tree_map_only(torch.Tensor, function, inputs)
+
+
+def _few(inputs: tuple) -> tuple:
+    "As many inputs as a batch of noise has"
+    rows = len(inputs[0])
+    return _each(lambda x: x[:_BATCH] if x.dim() and len(x) == rows else x, inputs)
+
+
+def _noises(inputs: tuple) -> list[tuple]:
+    "Batches like `inputs` with noise of all kinds, float64, on the CPU"
+    generator, few, batches = torch.Generator().manual_seed(0), _few(inputs), []
+    for first in range(0, len(_NOISE), len(few[0])):
+        batches.append(_each(lambda x: _noise(x, first, generator), few))  # noqa: B023
+    return batches
+
+# %% ../nbs/13_compaction.ipynb #6e96e501
+_Answers = list[dict[str, torch.Tensor]]  # per batch
+
+
+def _answers(model: nn.Module, batches: Sequence[tuple]) -> tuple[_Answers, int]:
+    "What the network answers to each batch, and its MACs for one input"
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            answers = [_tensors(model(*batches[0]))]
+        answers += [_tensors(model(*inputs)) for inputs in batches[1:]]
+    return answers, counter.get_total_flops() // 2 // len(batches[0][0])
+
+# %% ../nbs/13_compaction.ipynb #62f8097b
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    "One row for each input, float64 on the CPU; a single number is a row"
+    return tensor.detach().cpu().double().reshape(len(tensor) if tensor.dim() else 1, -1)
+
+
+def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    "Largest difference within a row, relative to the largest number in it (1 at least)"
+    if not expected.numel():
+        return 0.0
+    expected, found = _rows(expected), _rows(found)
+    same = (expected == found) | (expected.isnan() & found.isnan())  # asked for by noise only
+    gap = torch.where(same, 0.0, (expected - found).abs()).nan_to_num(nan=torch.inf)
+    size = expected.nan_to_num(0.0, 0.0, 0.0).abs().amax(1).clamp(min=1)
+    return float((gap.amax(1) / size).max())
+
+
+def _gap(expected: _Answers, found: _Answers) -> float:
+    "The largest difference of all answers; `CompactionError` where they differ in number or shape"
+    shapes = [[{name: tensor.shape for name, tensor in batch.items()} for batch in each] for each in (expected, found)]
+    if shapes[0] != shapes[1]:
         raise CompactionError("the compacted network answers in another shape: its forward counts channels itself")
-    pairs = [(e.double(), f.double()) for e, f in zip(expected, found) if e.numel()]
-    # what is infinite or NaN on both sides is equal
-    gaps = [torch.where((e == f) | (e.isnan() & f.isnan()), 0.0, (e - f).abs()) for e, f in pairs]
-    sizes = [e.nan_to_num(posinf=0.0, neginf=0.0).abs().max().item() for e, _ in pairs]
-    return max((gap.max().item() for gap in gaps), default=0.0), max([1.0, *sizes])
+    pairs = [(batch[name], other[name]) for batch, other in zip(expected, found) for name in batch]
+    return max((_difference(*pair) for pair in pairs), default=0.0)
 
-# %% ../nbs/13_compaction.ipynb #66736a50
+# %% ../nbs/13_compaction.ipynb #04f69306
+def _refuse_nan(model: nn.Module) -> None:
+    "`CompactionError` where a parameter is NaN or infinite, or a buffer is NaN"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point():
+            bad = tensor.isnan() if name not in dict(model.named_parameters()) else ~tensor.isfinite()
+            if count := int(bad.sum()):
+                raise CompactionError(f"{name} holds {count} numbers that are NaN or infinite; train the network anew")
+
+
+def _refuse_nan_answers(exact: dict[str, torch.Tensor], native: dict[str, torch.Tensor]) -> None:
+    "`CompactionError` where the answer to the example is NaN, nowhere finite, or overflows in the network's precision"
+    if not exact:
+        raise CompactionError("the network returns no tensor that could be compared")
+    for name, tensor in exact.items():
+        if tensor.isnan().any() or (tensor.numel() and not tensor.isfinite().any()):
+            raise CompactionError(f"{name} of the network is NaN or infinite on example_input; give usual values")
+        if name in native and not native[name].isfinite().cpu().eq(tensor.isfinite()).all():
+            raise CompactionError(
+                f"{name} of the network is not finite in {str(native[name].dtype).removeprefix('torch.')}, but is in "
+                "float64: give an example_input of usual values, or a network in float32"
+            )
+
+# %% ../nbs/13_compaction.ipynb #3fc212ad
 class ProofWarning(UserWarning):
-    "The comparison says little: the network gives all these inputs the same output or class"
+    "The networks agree, but that says little: the given one has the same answer or class for all inputs compared"
 
 
-def _warn_if_uninformative(outputs: list[torch.Tensor]) -> None:
-    "Warn when the given network has one output or one class for all inputs"
-    scores = outputs[0].flatten(1)
+def _warn_if_uninformative(answers: _Answers, difference: float) -> None:
+    "Warn when the given network has one answer or one class for all inputs"
+    name = next(iter(answers[0]))
+    rows = [_rows(batch[name]) for batch in answers]
+    if len({row.shape[1] for row in rows}) > 1:
+        return
+    scores = torch.cat(rows)
+    agree = f"The two networks agree on {len(scores)} inputs (largest difference {difference:.0e})"
     if torch.equal(scores, scores[:1].expand_as(scores)):
-        warnings.warn("the network answers every input alike: equality proves nothing", ProofWarning, stacklevel=3)
-    elif outputs[0].dim() == 2 and scores.shape[1] > 1 and len(scores.argmax(1).unique()) == 1:
-        message = "all inputs of the proof fall into one class; give an example_input with several classes"
-        warnings.warn(message, ProofWarning, stacklevel=3)
+        message = f"the network answers every input alike: equality proves nothing. {agree}; see if it still works"
+    elif answers[0][name].dim() == 2 and scores.shape[1] > 1 and len(scores.argmax(1).unique()) == 1:
+        message = (
+            f"all inputs of the proof fall into one class. {agree}, so the compacted one can be used; "
+            "an example_input with images of several classes makes a stronger check"
+        )
+    else:
+        return
+    warnings.warn(message, ProofWarning, stacklevel=4)
 
-# %% ../nbs/13_compaction.ipynb #713a61c0
+# %% ../nbs/13_compaction.ipynb #7db0a23a
+def _shown(answers: _Answers, given: _Answers) -> _Answers:
+    "What is compared in the network's own precision: floating-point numbers, where those of the given one are finite"
+    return [
+        {name: torch.where(y.isfinite(), batch[name], y) for name, y in expected.items() if y.is_floating_point()}
+        for batch, expected in zip(answers, given)
+    ]
+
+
 def _prove(
-    exact: Sequence[list[torch.Tensor]],  # outputs of the given and of the compacted network in float64
-    native: Sequence[list[torch.Tensor]],  # the same in their own precision
+    exact: Sequence[_Answers],  # of the given and of the compacted network in float64
+    native: Sequence[_Answers],  # the same in their own precision
     dtype: torch.dtype,  # their own precision
     atol: float,
 ) -> tuple[float, float]:  # largest difference in float64, and in their own precision
-    "`CompactionError` where the outputs differ by more than rounding explains"
-    (gap, size), (native_gap, native_size) = _gap(*exact), _gap(*native)
+    "`CompactionError` where the answers differ by more than rounding explains"
+    gap, native_gap = _gap(*exact), _gap(*map(_shown, native, (native[0], native[0])))
     step = torch.finfo(dtype).eps
     allowed = max(atol, 16 * step) if step > 1e-4 else atol  # half precision rounds the constants it takes over
-    if not gap <= allowed * size or not native_gap <= max(atol, 1e4 * step) * native_size:
+    if not gap <= allowed or not native_gap <= max(atol, min(1e4 * step, 0.5)):
         raise CompactionError(
             f"the compacted network differs by {gap:.1e} in float64 and {native_gap:.1e} in its own precision "
             f"(atol={atol:g}): either the given network is random in eval mode, or its forward depends on values, "
@@ -627,7 +785,7 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/13_compaction.ipynb #dcaed508
+# %% ../nbs/13_compaction.ipynb #44dca33d
 @dataclass
 class CompactionReport:
     "What `compact` removed, and the proof that the function is the same"
@@ -636,13 +794,13 @@ class CompactionReport:
     macs: tuple[int, int]  # multiply-accumulates for one input of the example's size
     mb: tuple[float, float]  # parameters and buffers, masks among them, in MB of 2**20 bytes
     layers: pd.DataFrame  # one row per module that was looked at: channels and parameters before and after
-    difference: float  # largest difference of the outputs, computed in float64
+    difference: float  # largest difference of the outputs in float64; of outputs above 1, relative to them
     native_difference: float  # the same in the network's own dtype: what rounding adds
-    inputs_checked: int  # inputs of the comparison
+    inputs_checked: int  # inputs of the comparison: those of the example, and noise
     kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
     added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
     constants: tuple[str, ...]  # modules that hold constants, which the given network would go on training
-    shapes: tuple[tuple[int, ...], ...] = field(repr=False)  # of the example's inputs, the batch left out
+    example: tuple = field(repr=False)  # what the inputs look like: floating-point tensors without their values
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -672,10 +830,11 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #a0caa203
+# %% ../nbs/13_compaction.ipynb #4f41c61c
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.squeeze().dim() > 1 or isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
     else:
         sizes = [tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING]
@@ -700,15 +859,109 @@ def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
         "constants": tuple(name for name, cut in cuts.items() if cut.added or "place" in cut.wiring),
     }
 
-# %% ../nbs/13_compaction.ipynb #ee26c34d
-def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    "The example as a tuple of inputs; `CompactionError` for what is no batch of numbers"
+# %% ../nbs/13_compaction.ipynb #23773977
+def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple:
+    "The example as a tuple of inputs; `CompactionError` for what is no batch"
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    if not inputs or any(x.dim() < 2 or not x.is_floating_point() or not len(x) for x in inputs):
-        raise CompactionError("example_input must be a batch (N, channels, ...) of floating-point numbers")
+    if inputs and all(isinstance(x, int) for x in inputs):
+        raise CompactionError(f"example_input {inputs} is a shape: give a batch, such as torch.randn{inputs}")
+    tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+    if not tensors or tensors[0] is not inputs[0]:
+        raise CompactionError("example_input must be a batch (N, channels, ...) or a tuple of them, the images first")
+    if tensors[0].dim() < 2 or not all(x.numel() for x in tensors) or any(x.is_meta for x in tensors):
+        shapes = ", ".join(f"{tuple(x.shape)} on {x.device}" for x in tensors)
+        raise CompactionError(f"example_input of shape {shapes} is no batch (N, channels, ...) of at least one input")
+    if any(x.is_floating_point() and not x.isfinite().all() for x in tensors):
+        raise CompactionError("example_input holds NaN or infinite numbers: nothing could be proved with it")
     return inputs
 
-# %% ../nbs/13_compaction.ipynb #edf84665
+# %% ../nbs/13_compaction.ipynb #896f948b
+def _check_arguments(model: Any, atol: Any) -> None:
+    "`CompactionError` for what is no network with values, or no tolerance"
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
+        raise CompactionError(f"compact takes a network, an instance of torch.nn.Module; this is {what}")
+    if isinstance(atol, bool) or not isinstance(atol, int | float) or not 0 <= atol < math.inf:
+        raise CompactionError(f"atol is a number from 0, not {atol!r}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            raise CompactionError(f"{name} has no values yet: load the weights, or run the network, first")
+
+# %% ../nbs/13_compaction.ipynb #92911a06
+def _run(model: nn.Module, batches: list[tuple], what: str, advice: str) -> tuple[_Answers, int]:
+    "As `_answers`; `CompactionError` if the network cannot: `what` went wrong, and what to do"
+    try:
+        return _answers(model, batches)
+    except CompactionError:
+        raise
+    except Exception as error:  # the user's own code, which may raise anything
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shapes = ", ".join(str(tuple(x.shape)) for x in batches[0] if isinstance(x, torch.Tensor))
+        raise CompactionError(f"{what} on example_input of shape {shapes}: {said}. {advice}") from error
+
+# %% ../nbs/13_compaction.ipynb #0c42dd49
+def _for_graph(model: nn.Module, example: tuple, noise: tuple) -> tuple:
+    "An example of two inputs or more, if the network takes it; a few of the given ones else"
+    if len(example[0]) > 1:
+        return _few(example)
+    two = tuple(torch.cat([x, y]) if isinstance(x, torch.Tensor) and x.dim() and len(x) == 1 else x
+                for x, y in zip(example, noise))
+    try:
+        _answers(model, [two])
+    except Exception:  # it writes the size of its batches into its code, and raises what it likes
+        return example
+    return two
+
+# %% ../nbs/13_compaction.ipynb #5906afae
+_GIVEN = "the network does not run", "Give a batch that it takes; at most 8 inputs, if its code fixes their number"
+_DOUBLE = "the network does not run in float64", "It is compared in float64: leave out casts such as x.half() in its forward"
+_AFTER = "the compacted network does not run", "The forward of the given one, or a hook, counts channels itself"
+
+
+def _native(like: torch.Tensor, inputs: tuple) -> tuple:
+    "The inputs on the device of the network, in its precision"
+    return _each(lambda x: (x.to(like.dtype) if x.is_floating_point() else x).to(like.device), inputs)
+
+
+def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
+    "The compacted network with its report; arguments as of `compact`, checked"
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    exact = [_each(_exact, inputs), *_noises(inputs)]
+    native = [_native(like, batch) for batch in exact]
+    result: Any = copy_network(model).eval()
+    expected_native, _ = _run(result, native, *_GIVEN)  # with its masks still in place
+    _refuse_nan(_materialise(result))
+    reference = copy.deepcopy(result).cpu().double()
+    expected, macs_before = _run(reference, exact, *_DOUBLE)
+    _refuse_nan_answers(expected[0], expected_native[0])
+    found = channel_graph(reference, _for_graph(reference, exact[0], exact[1]), strict=strict)
+    plan = _plan(found)
+    cuts = _cuts(found, plan)
+    before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
+    for name, cut in cuts.items():
+        _apply(result.get_submodule(name), cut)
+    result = _with_new_numbers(result, found, plan)
+
+    answers, macs_after = _run(copy.deepcopy(result).cpu().double(), exact, *_AFTER)
+    answers_native, _ = _run(result, native, *_AFTER)
+    differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
+    _warn_if_uninformative(expected, differences[0])
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in result.named_modules():
+        module.training = modes.get(name, model.training)
+    result.report = CompactionReport(
+        (count_parameters(model), count_parameters(result)),
+        (macs_before, macs_after),
+        (size_mb(model), size_mb(result)),
+        _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts}),
+        *differences,
+        inputs_checked=sum(len(batch[0]) for batch in exact),
+        **_notes(cuts),
+        example=_each(lambda x: x.to("meta") if x.is_floating_point() else x.detach().cpu(), _few(inputs)),
+    )
+    return result
+
+# %% ../nbs/13_compaction.ipynb #ed7d4eba
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -720,50 +973,21 @@ def compact(
     The same function without the channels that it does not need.
 
     A channel nobody reads goes, and a constant channel moves into the next bias where that is exact. The result is
-    compared with `model` on `example_input` and on random inputs.
+    compared with `model` in evaluation, on `example_input` and on noise of several scales. In training mode it is the
+    same, too, but for dropout, which draws other random numbers, and for the modules in `report.constants`: there a
+    constant keeps the value it has in evaluation, and is not trained.
 
-    Raises `CompactionError` for a network, or (unless `strict=False`) a part of it, that cannot be traced,
-    and when the outputs differ by more than `atol`. Warns `ProofWarning` when the comparison says little.
+    Raises `CompactionError` for arguments that do not fit, for a network, or (unless `strict=False`) a part of it, that
+    cannot be traced, where weights or outputs are NaN, and when the outputs differ by more than `atol`. Warns
+    `ProofWarning` when the comparison says little.
     """
     inputs = _batches(example_input)
-    shapes = tuple(tuple(x.shape[1:]) for x in inputs)
-    like = next((t for t in model.parameters() if t.is_floating_point()), inputs[0])
-    probes = [torch.cat([x.detach().cpu().double(), r]) for x, r in zip(inputs, _random_inputs(shapes))]
-    native = [x.to(like.device, like.dtype) for x in probes]
-    result: Any = copy_network(model).eval()
-    expected_native, _ = _answers(result, native)  # with its masks still in place
-    _materialise(result)
-    reference = copy.deepcopy(result).cpu().double()
-    expected, macs_before = _answers(reference, probes)
-    found = channel_graph(reference, tuple(x[-2:] for x in probes), strict=strict)
-    plan = _plan(found)
-    cuts = _cuts(found, plan)
-    before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
-    for name, cut in cuts.items():
-        _apply(result.get_submodule(name), cut)
-    result = _with_new_numbers(result, found, plan)
+    _check_arguments(model, atol)
+    gpus = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(gpus):  # random numbers go on as if nothing had been run
+        return _compacted(model, inputs, atol, strict)
 
-    answers, macs_after = _answers(copy.deepcopy(result).cpu().double(), probes)
-    native_outputs = expected_native, _answers(result, native)[0]
-    differences = _prove((expected, answers), native_outputs, like.dtype, atol)
-    _warn_if_uninformative(expected)
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in result.named_modules():
-        module.training = modes.get(name, model.training)
-    layers = _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts})
-    result.report = CompactionReport(
-        (count_parameters(model), count_parameters(result)),
-        (macs_before, macs_after),
-        (size_mb(model), size_mb(result)),
-        layers,
-        *differences,
-        inputs_checked=len(probes[0]),
-        **_notes(cuts),
-        shapes=shapes,
-    )
-    return result
-
-# %% ../nbs/13_compaction.ipynb #4bf9cafd
+# %% ../nbs/13_compaction.ipynb #ce8c2396
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
@@ -774,8 +998,9 @@ def _origin(
     if kept is None or getattr(source, key).dim() == 0:
         return ..., ...
     rows, columns = map(torch.from_numpy, kept)
-    if key != "weight" or not isinstance(source, nn.Linear | nn.modules.conv._ConvNd):
-        return ..., (slice(None),) * int(np.argmax(getattr(source, key).shape)) + (rows,)
+    tensor = getattr(source, key)
+    if key != "weight" or tensor.dim() < 2 or len(rows) != len(tensor):
+        return ..., (slice(None),) * int(np.argmax(tensor.shape)) + (rows,)
     outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group
     group = torch.unique_consecutive(rows // outputs, return_inverse=True)[1]
     columns = columns.reshape(getattr(source, "groups", 1), -1)[group]  # (outputs, inputs of their group)
@@ -830,14 +1055,14 @@ def restore(
     _prove_restored(compacted, masked, report)
     return masked
 
-# %% ../nbs/13_compaction.ipynb #f9b70fbc
+# %% ../nbs/13_compaction.ipynb #f3e44ee1
 def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport) -> None:
-    "Compare the two networks on random inputs"
-    some = next(compacted.parameters())
-    inputs = [x.to(some) for x in _random_inputs(report.shapes, 2)]
+    "Compare the two networks on noise"
+    some = next(p for p in compacted.parameters() if p.is_floating_point())
+    noises = [_native(some, inputs) for inputs in _noises(report.example)]
     with _evaluating(masked), _evaluating(compacted):
-        gap, size = _gap(_answers(masked, inputs)[0], _answers(compacted, inputs)[0])
-    if not gap <= 1e4 * torch.finfo(some.dtype).eps * size:
+        gap = _gap(_answers(masked, noises)[0], _answers(compacted, noises)[0])
+    if not gap <= 1e4 * torch.finfo(some.dtype).eps:
         raise CompactionError(
             f"the restored network differs by {gap:.1e}: training changed channels that compaction took for constant; "
             "train the masked network itself"

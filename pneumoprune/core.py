@@ -369,9 +369,10 @@ def run_onnx(
     parts = [_probabilities(session, images[at : at + batch_size], seconds, name) for at in starts]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
-# %% ../nbs/00_core.ipynb #cell-016
+# %% ../nbs/00_core.ipynb #9f69934d
 def figure_style() -> None:
-    "Set seaborn's and matplotlib's defaults for every figure of the report, and SVG as the notebooks' format"
+    "Set the defaults of every figure and table of the report: seaborn's, SVG in notebooks, and text that stays text"
+    import pandas as pd
     import seaborn as sns
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -393,3 +394,4 @@ def figure_style() -> None:
         },
     )
     set_matplotlib_formats("svg", metadata={"Date": None})
+    pd.set_option("styler.format.escape", "html")  # a file may be called <b>

@@ -548,11 +548,12 @@ def scores(
     _legend(figure, {say(k): _KIND_LINE[k] for k in present} | {say("threshold"): _THRESHOLD})
     return figure
 
-# %% ../nbs/07_figures.ipynb #7be81b9e
+# %% ../nbs/07_figures.ipynb #44236385
 def _box(ax: Axes, x: float, y: float, *lines: str, under: Annotation | None = None) -> Annotation:
     "A box of text; an arrow leads to it from the one it stands under"
     frame = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "#444444"}
-    box = ax.annotate("\n".join(lines), (x, y), ha="center", va="center", fontsize=8.5, bbox=frame)
+    text = {"fontsize": 8.5, "parse_math": False}  # a file may be called a$b
+    box = ax.annotate("\n".join(lines), (x, y), ha="center", va="center", bbox=frame, **text)
     if under is not None:
         arrow = {"arrowstyle": "-|>", "color": "#444444", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
         patches = {"patchA": under.get_bbox_patch(), "patchB": box.get_bbox_patch()}

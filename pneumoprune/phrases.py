@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'PhraseError', 'use_language', 'language', 'number', 'significant', 'bracketed', 'interval', 'scientific',
            'p_value', 'plain', 'say', 'plural', 'moved', 'points', 'chance', 'size', 'speed', 'span', 'verdict',
-           'outcome', 'measured', 'views', 'budgets', 'notices', 'smoothness', 'told_curves', 'prose', 'paragraphs']
+           'outcome', 'measured', 'views', 'budgets', 'notices', 'smoothness', 'told_curves', 'prose', 'literal',
+           'paragraphs']
 
 # %% ../nbs/06_phrases.ipynb #56769227
 import math
@@ -428,6 +429,16 @@ def prose(
         return text
     text = text.replace("п..", "п.").replace("п. п", "п.\u00a0п")
     return re.sub(r"([\d\]]) (п\.|%|мс|МБ|с\b)", "\\1\u00a0\\2", text)
+
+# %% ../nbs/06_phrases.ipynb #ebd34840
+def literal(
+    text: object,  # of a run: the name of a file, a version
+) -> str:  # Markdown that shows it in one line, whatever it holds
+    "Text of a run, shown as text"
+    words = " ".join(str(text).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    space = " " * (words[:1] == "`" or words[-1:] == "`")
+    return f"{fence}{space}{words}{space}{fence}"
 
 # %% ../nbs/06_phrases.ipynb #2016a404
 def paragraphs(

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['CRITERIA', 'score_channels', 'channel_costs', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed', 'slim']
 
-# %% ../nbs/15_slimming.ipynb #41013ed6
-import copy
+# %% ../nbs/15_slimming.ipynb #f06632ec
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -305,7 +304,7 @@ def _shrink(
             break
     return chosen, pd.DataFrame(rows)
 
-# %% ../nbs/15_slimming.ipynb #dbb16119
+# %% ../nbs/15_slimming.ipynb #d64def84
 @dataclass
 class Slimmed:
     "What `slim` made"
@@ -329,7 +328,7 @@ def slim(
     networks, histories = {}, []
     for seed in range(settings.seeds):
         name = f"slim-seed-{seed}" if seed else "slim"
-        network = networks[name] = copy.deepcopy(chosen)
+        network = networks[name] = copy_network(chosen)
         for layer in network.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = settings.dropout

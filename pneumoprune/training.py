@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #19294ea5
+# %% ../nbs/10_training.ipynb #545ff5bb
 import copy
 import hashlib
 import json
@@ -34,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from .alexnet import copy_network
 from .core import PneumopruneError, atomic_path
 from .data import XRays
 
@@ -286,7 +287,7 @@ def refresh_masks(
                 if isinstance(hook, BasePruningMethod):
                     hook(module, None)
 
-# %% ../nbs/10_training.ipynb #3a85b3cb
+# %% ../nbs/10_training.ipynb #a532a938
 class _Training:
     "Model, average, optimiser, loader of indices into `train`, and teacher of one training, on the device"
 
@@ -304,7 +305,7 @@ class _Training:
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         self.net, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         if teacher is not None:
-            self.teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval()
+            self.teacher = copy_network(teacher).to(device, memory_format=torch.channels_last).eval()
         self.weight = _class_weights(train.labels).to(device)
 
 # %% ../nbs/10_training.ipynb #e762fe64

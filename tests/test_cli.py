@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -223,6 +224,12 @@ def test_predict_stops_at_a_broken_image_or_names_it_and_goes_on(tmp_path):
     assert [Path(row["file"]).name for row in found] == ["a.png", "b.png", "c.png"]
     assert ["error" in row for row in found] == [False, True, False]
     assert run("predict", names[1], "--skip-unreadable").returncode == 2, "nothing was predicted"
+
+
+def test_a_file_name_that_the_terminal_cannot_write_is_told_by_numbers(tmp_path):
+    command = [*COMMAND, "predict", image(tmp_path / "снимок.png")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, text=True)
+    assert done.returncode == 0 and r"\u0441" in done.stdout, done.stderr
 
 
 def test_version():

@@ -21,7 +21,7 @@ from pneumoprune.pruning import apply_recipe, make_permanent, prunable
 from pneumoprune.quantization import (
     QuantizationError,
     amount_by_bits,
-    compare_formats,
+    check_parity,
     export_onnx,
     finetune_quantized,
     predict_onnx,
@@ -201,14 +201,17 @@ def refused(call, *told):
     (Answers(2, lambda y: (y, y)), "tuple, not with (2, 2)"),
     (Answers(2, lambda y: {"out": y}), "dict, not with (2, 2)"),
     (Answers(2, lambda y: y if y.sum() > 0 else -y), "PyTorch can't export the network"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 2)), "put `Standardise` in front"),
+    (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)), "put `Standardise` in front"),
+    (Answers(2, lambda y: y * torch.nan), "NaN"),
+    (Answers(2, lambda y: {}["y"]), "can't take grey images"),
+    (Answers(2, lambda y: exec("raise AssertionError('no such size')")), "no such size"),
 ])
 def test_networks_that_do_not_fit_are_refused_by_name(net, told, xrays, tmp_path):
     refused(lambda: export_onnx(net, tmp_path / "a.onnx", size=SIZE, xrays=xrays), told)
     assert not (tmp_path / "a.onnx").exists()
 
 
-@pytest.mark.parametrize("size", [0, -1, 32, 65])
+@pytest.mark.parametrize("size", [0, -1, 32, 65, 64.5, None, "64"])
 def test_sizes_that_do_not_fit(size, tmp_path):
     refused(lambda: export_onnx(Answers(), tmp_path / "a.onnx", size=size, xrays=None), "size")
 
@@ -221,8 +224,8 @@ def test_images_that_do_not_fit(xrays, gray_file, tmp_path):
     refused(lambda: quantize_int8(gray_file, path, other), "load them with size=64")
     for images in (other.images, xrays.images.astype(np.float32), xrays.images[:, 0]):
         refused(lambda images=images: predict_onnx(gray_file, images), "takes images uint8 (N, 1, 64, 64)")
-        refused(lambda images=images: compare_formats(gray_file, images), "takes images uint8 (N, 1, 64, 64)")
-    refused(lambda: compare_formats(gray_file, xrays.images[:0]), "no images")
+    for how in ({"batch_size": 0}, {"batch_size": 2.5}, {"threads": -1}, {"threads": None}):
+        refused(lambda how=how: predict_onnx(gray_file, xrays.images, **how), "give a whole number")
     assert not path.exists()
 
 
@@ -234,7 +237,7 @@ def foreign(path):
 
 @pytest.mark.parametrize("write, told", [
     (lambda path: None, "missing"),
-    (lambda path: path.mkdir(), "no file"),
+    (lambda path: path.mkdir(), "is a folder, no file"),
     (lambda path: path.write_bytes(b"junk"), "no ONNX file"),
     (lambda path: path.write_bytes(b""), "holds no network"),
     (foreign, "none of pneumoprune"),
@@ -244,7 +247,6 @@ def test_files_that_are_none_are_refused_by_name(write, told, xrays, tmp_path):
     write(path)
     refused(lambda: quantize_int8(path, tmp_path / "q.onnx", xrays), "x.onnx", told)
     refused(lambda: set_threshold(path, 0.5), "x.onnx", told)
-    refused(lambda: compare_formats(path, xrays.images), "x.onnx", told)
     if write is not foreign:  # whose metadata are empty, and may be read
         refused(lambda: read_metadata(path), "x.onnx", told)
 
@@ -261,9 +263,15 @@ def test_half_a_file_is_no_file(gray_file, xrays, tmp_path):
     ({"methods": ["foo"]}, "choose from minmax, entropy, percentile"),
     ({"methods": "minmax"}, "choose from minmax"),
     ({"methods": []}, "choose from minmax"),
-    ({"images": 0}, "no calibration from 0 images"),
-    ({"images": -3}, "no calibration from -3 images"),
+    ({"images": 0}, "images to calibrate with is 0"),
+    ({"images": -3}, "images to calibrate with is -3"),
+    ({"images": 2.5}, "images to calibrate with is 2.5"),
+    ({"seed": -1}, "the seed is -1"),
+    ({"seed": "0"}, "the seed is '0'"),
     ({"agreement": 99}, "share in 0..1"),
+    ({"agreement": float("nan")}, "share in 0..1"),
+    ({"max_auc_loss": float("nan")}, "max_auc_loss is nan"),
+    ({"max_auc_loss": "little"}, "max_auc_loss is little"),
     ({"float_layers": ["conv9"]}, "has no layer conv9"),
 ])
 def test_wishes_that_cannot_be_met(wish, told, gray_file, xrays, tmp_path):
@@ -279,7 +287,77 @@ def test_eight_bits_are_not_quantised_again(gray_file, xrays, tmp_path):
 def test_layers_and_images_of_training_with_rounding(xrays):
     net, settings = narrow_alexnet((8, 8, 8, 8, 8), (8, 8)), TrainSettings(epochs=1, device="cpu")
     refused(lambda: finetune_quantized(net, xrays, settings, float_layers=["conv9"]), "has no layer conv9")
-    refused(lambda: finetune_quantized(net, xrays, settings, images=0), "no calibration from 0 images")
+    refused(lambda: finetune_quantized(net, xrays, settings, images=0), "images to calibrate with is 0")
+
+
+@pytest.mark.parametrize("amounts", [[0.5], [-0.1], [float("nan")], [40], ["much"], [0.1, None]])
+def test_amounts_are_shares_below_one_half(amounts, xrays):
+    refused(lambda: amount_by_bits(narrow_alexnet((8, 8, 8, 8, 8), (8, 8)), xrays, amounts=amounts), "an amount is")
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (([0.1, 0.9], [0.1, 0.9, 0.2]), "(2,) and (3,)"), (([], []), "(0,)"), (([[0.1]], [[0.1]]), "(1, 1)"),
+])
+def test_probabilities_that_do_not_pair(arguments, told):
+    refused(lambda: check_parity(*arguments), "can't be checked on", told)
+
+
+@pytest.mark.parametrize("how, told", [
+    ({"threshold": 50}, "share in 0..1"), ({"threshold": float("nan")}, "share in 0..1"),
+    ({"tolerance": float("nan")}, "allow more with tolerance"), ({"tolerance": -1}, "allow more with tolerance"),
+])
+def test_parity_is_asked_in_shares(how, told):
+    refused(lambda: check_parity([0.1, 0.9], [0.1, 0.9], **how), told)
+
+
+@pytest.mark.parametrize("place", ["file.txt/a.onnx", "folder"])
+def test_places_that_cannot_be_written(place, gray_file, xrays, tmp_path):
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "folder").mkdir()
+    refused(lambda: quantize_int8(gray_file, tmp_path / place, xrays, methods=["minmax"]), place)
+
+
+# --- networks that take grey levels as they are ----------------------------------------------------------------------
+
+
+class Resized(nn.Module):
+    "Standardisation in the middle: the head would come too early"
+
+    def __init__(self):
+        super().__init__()
+        self.standardise, self.layer = Standardise(1), nn.Linear(SIZE * SIZE // 4, 2)
+
+    def forward(self, x):
+        return self.layer(self.standardise(nn.functional.max_pool2d(x, 2)).flatten(1))
+
+
+def plain(outputs=2):
+    layers = nn.Conv2d(1, 8, 5, 4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 7 * 7, outputs)
+    network = nn.Sequential(*layers)
+    with torch.no_grad():
+        network[0].weight /= 100  # grey levels go up to 255
+    return network
+
+
+def test_a_network_without_standardisation_is_exported_as_it_is(xrays, tmp_path):
+    torch.manual_seed(0)
+    net = plain()
+    fit(net, xrays, TrainSettings(epochs=2, batch_size=16, augment=0, progression=(), device="cpu"))
+    expected = predict(net, xrays)
+    for network, name in ((net, "plain"), (apply_recipe(copy.deepcopy(net)), "masked")):
+        export_onnx(network, tmp_path / f"{name}.onnx", size=SIZE, xrays=xrays)
+        found = OnnxModel(tmp_path / f"{name}.onnx").predict(xrays.images)
+        assert np.abs(found - predict(network, xrays)).max() < 1e-5
+    assert np.abs(predict_onnx(tmp_path / "plain.onnx", xrays.images) - expected).max() < 1e-5
+    assert np.abs(found - expected).max() > 1e-3  # the recipe did something
+    report = quantize_int8(tmp_path / "plain.onnx", tmp_path / "q.onnx", xrays, max_auc_loss=0.05, agreement=0.9)
+    assert report.float_layers[0] == "0" and OnnxModel(tmp_path / "q.onnx").size == SIZE
+
+
+def test_standardisation_in_the_middle_is_no_quiet_wrong_answer(xrays, tmp_path):
+    torch.manual_seed(0)
+    refused(lambda: export_onnx(Resized(), tmp_path / "a.onnx", size=SIZE, xrays=xrays), "another function")
+    assert not (tmp_path / "a.onnx").exists()
 
 
 # --- thresholds ------------------------------------------------------------------------------------------------------

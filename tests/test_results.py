@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from simulated import simulated_run
 
-from pneumoprune.core import MODELS
+from pneumoprune.core import MODELS, figure_style
+from pneumoprune.figures import flow
 from pneumoprune.phrases import number, use_language
+from pneumoprune.run import load_run
 from pneumoprune.tables import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
@@ -247,3 +249,21 @@ def test_claim_answers_all_42_items_and_its_references_exist():
             or "@" in answer
             or re.search(r"not apply|Not (done|published|registered)|None|command|protocol", answer)
         ), answer
+
+
+@pytest.mark.parametrize("name", ["results", "otchet"])
+def test_text_of_a_run_is_shown_as_text(name, folders, tmp_path, monkeypatch):
+    file = "a`</b>`$b$ <script>x</script>.zip"
+    named = lambda info: info["data"].update(name=file, synthetic=False)
+    run = altered(folders[1], tmp_path / "run", "run.json", named)
+    predictions = pd.read_csv(run / "predictions.csv")
+    predictions["name"] = "<b>" + predictions["name"].str.replace("/", "_") + "$x$"
+    predictions.to_csv(run / "predictions.csv", index=False)
+    monkeypatch.setenv("PNEUMOPRUNE_RUN", str(run))
+    monkeypatch.chdir(CHAPTERS[name].parent)
+    assert f"``{file}``" in told(name, run, monkeypatch)
+    with pd.option_context("styler.format.escape", None):
+        figure_style()  # as each chapter does
+        html = load_run(run).predictions[["name"]].head().style.to_html()
+        assert "&lt;b&gt;" in html and "<b>" not in html
+    flow(load_run(run)).canvas.draw()
