@@ -119,7 +119,7 @@ def image_size(source: str, name: str, model) -> tuple[int, ...]:
     import torch
 
     if source == "video":
-        return (3, 16, 224, 224) if name in ("s3d", "mvit_v2_s") else (3, 16, 64, 64)
+        return (3, 16, 224, 224) if name in ("s3d", "mvit_v2_s") else (3, 8, 32, 32)
     if source == "timm":
         settings = model.pretrained_cfg
         whole = settings["input_size"][-1]
