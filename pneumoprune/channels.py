@@ -208,7 +208,7 @@ def _rule_of(node: fx.Node, module: nn.Module | None) -> type[Rule] | None:
         return _rule_of_module(type(module))
     return RULES.get(node.target) or RULES.get(_name(node)[0])
 
-# %% ../nbs/12_channels.ipynb #6a61a78c
+# %% ../nbs/12_channels.ipynb #0ecb4f6e
 _ELEMENTWISE = """
     relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh hardswish hardsigmoid hardtanh softplus
     softsign hardshrink softshrink tanhshrink threshold rrelu
@@ -278,9 +278,10 @@ class Elementwise(Coupled):
         for operand, axes, values in zip(self.operands, self.takes, given):
             if len(values):
                 shape = tuple(size if axis in axes else 1 for axis, size in enumerate(_shape(operand)))
-                tensors[operand] = _lay_out(values, shape, axes)
+                number, dtype = _lay_out(values, shape, axes), operand.meta["tensor_meta"].dtype
+                tensors[operand] = number if dtype.is_floating_point else number.to(dtype)
         result = self.run(tensors)
-        return _by_channel(result, self.axes)[:, 0] if result.is_floating_point() else np.full(self.width, np.nan)
+        return _by_channel(result.double(), self.axes)[:, 0]
 
 # %% ../nbs/12_channels.ipynb #d6f731ee
 @rule_for(

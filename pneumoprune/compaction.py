@@ -830,15 +830,16 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #4f41c61c
+# %% ../nbs/13_compaction.ipynb #f51391e6
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
     weight = getattr(module, "weight", None)
     if weight is not None and weight.squeeze().dim() > 1 or isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
     else:
-        sizes = [tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING]
-        widths = (getattr(module, "num_features", None) or max(sizes),) * 2
+        named = (getattr(module, name, None) for name in ("num_features", "num_channels"))
+        sizes = (tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING)
+        widths = (next(filter(None, named), None) or max(sizes),) * 2
     own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
     return type(module).__name__, *widths, own
 
