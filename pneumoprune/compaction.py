@@ -6,11 +6,11 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'WiredSyncBatchNorm', 'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #4ccd5602
+# %% ../nbs/13_compaction.ipynb #19ccc043
 import copy
 import math
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from heapq import heapify, heappop, heappush
@@ -50,6 +50,7 @@ from pneumoprune.channels import (
     _name,
     _own,
     _shape,
+    _trace,
     _where,
     channel_graph,
     rule_for,
@@ -431,7 +432,7 @@ def _resize(module: Any, outputs: int, inputs: int) -> None:
         if isinstance(getattr(module, name, None), int):
             setattr(module, name, size)
 
-# %% ../nbs/13_compaction.ipynb #178c7b75
+# %% ../nbs/13_compaction.ipynb #30b6d084
 def _apply(module: Any, cut: _Cut) -> None:
     "Carry out one cut, in place"
     if isinstance(module, _Wired):
@@ -443,9 +444,8 @@ def _apply(module: Any, cut: _Cut) -> None:
     _resize(module, len(cut.outputs), len(cut.inputs))
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    wiring = {name: torch.from_numpy(a).to(like.device) for name, a in cut.wiring.items()}
-    if "fill" in wiring:
-        wiring["fill"] = wiring["fill"].to(like.dtype)
+    dtypes = {"fill": like.dtype}  # the others are places
+    wiring = {name: torch.from_numpy(a).to(like.device, dtypes.get(name)) for name, a in cut.wiring.items()}
     if wiring:
         _rewire(module, cut.width, **wiring)
 
@@ -551,19 +551,65 @@ def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan) -> nn.
     _free_dropout(model, found.graph)
     return _from_graph(model, found.graph, _sequences(model)).eval()
 
-# %% ../nbs/13_compaction.ipynb #a99524f4
-def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:
-    "Calls of dropout become modules, which follow the mode of the network"
-    for node in list(graph.nodes):
-        if node.op != "call_function" or _name(node)[0] not in ("dropout", "stochastic_depth"):
-            continue
-        new = node.args[0]  # stochastic depth is gone: it has no module in torch.nn
-        if node.target is F.dropout:
-            model.add_module(node.name, nn.Dropout(node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)))
+# %% ../nbs/13_compaction.ipynb #10ee4c4e
+_DROPOUTS = {
+    "dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "dropout3d": nn.Dropout3d,
+    "alpha_dropout": nn.AlphaDropout, "feature_alpha_dropout": nn.FeatureAlphaDropout,
+}  # fmt: skip
+
+
+def _dropouts(graph: fx.Graph) -> list[tuple[fx.Node, float, bool]]:
+    "Calls of dropout functions, with their probability and whether they are active"
+    found = []
+    for node in graph.nodes:
+        if node.op == "call_function" and _name(node)[0] in _DROPOUTS:
+            call = {"p": 0.5, "training": True} | dict(zip(("input", "p", "training"), node.args)) | node.kwargs
+            found.append((node, call["p"], bool(call.get("train", call["training"]))))
+    return found
+
+
+def _only_in_training(evaluating: fx.Graph, training: fx.Graph) -> list[str]:
+    "What a network does in training mode only, dropout aside: modules and functions by their names"
+
+    def calls(graph):
+        dropouts = {node for node, *_ in _dropouts(graph)}
+        plain = [node for node in graph.nodes if "call" in node.op and node not in dropouts]
+        return Counter((_called(node), str(fx.map_arg((node.args, node.kwargs), lambda n: None))) for node in plain)
+
+    return list(dict.fromkeys(name for name, _ in calls(training) - calls(evaluating)))
+
+
+def _called(node: fx.Node) -> str:
+    return repr(node.target) if node.op == "call_module" else _name(node)[0]
+
+# %% ../nbs/13_compaction.ipynb #4809d37d
+def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:  # `model` in eval mode, `graph` traced from it
+    "Calls of dropout become modules, which follow the mode of the network; warns of what is lost in training mode"
+    found = _dropouts(graph)
+    try:
+        evaluating, training = _trace(model, False), _trace(model.train(), False)
+        lost = _only_in_training(evaluating, training)
+    except CompactionError:
+        training, lost = graph, ["something that cannot be traced"]
+    finally:
+        model.eval()
+    settings = _dropouts(training)
+    if len(settings) != len(found):  # not the same calls: how likely those in evaluation drop is a guess
+        settings, lost = [(node, p, True) for node, p, _ in found], [*lost, "dropout"]
+    for (node, *_), (_, p, active) in zip(found, settings):
+        new = node.args[0] if node.args else node.kwargs["input"]
+        if active:
+            model.add_module(node.name, _DROPOUTS[_name(node)[0]](p))
             with graph.inserting_before(node):
                 new = graph.create_node("call_module", node.name, (new,))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
+    if lost:
+        warnings.warn(
+            f"in training mode this network also runs {', '.join(lost)}: that is left out of the network made of its "
+            "graph, which does the same in training as in evaluation; train the given one where that matters",
+            stacklevel=4,
+        )
 
 # %% ../nbs/13_compaction.ipynb #82cc61f7
 def _sequences(model: nn.Module) -> list[str]:
@@ -913,9 +959,31 @@ def _for_graph(model: nn.Module, example: tuple, noise: tuple) -> tuple:
         return example
     return two
 
-# %% ../nbs/13_compaction.ipynb #5906afae
+# %% ../nbs/13_compaction.ipynb #bfec1160
+def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inputs: tuple) -> None:
+    "Warn if there are modules that evaluation does not use, and training needs, and they no longer fit"
+    used = {rule.name for rule in found.rules.values()} | {str(node.target).rpartition(".")[0] for node in found.rules}
+    unused = [name for name, m in small.named_modules() if next(m.parameters(False), None) is not None]
+    unused = [name for name in unused if not any(f"{name}.".startswith(f"{known}.") for known in used)]
+
+    def trains(network):
+        try:
+            _answers(copy_network(network).train(), [inputs])
+        except Exception:  # the user's own code, which may raise anything
+            return False
+        return True
+
+    if unused and not trains(small) and trains(model):
+        heads = ", ".join(dict.fromkeys(name.split(".")[0] for name in unused))
+        warnings.warn(
+            f"in training mode this network also runs {heads}, which no longer fit: evaluate the compacted network, or "
+            "train it without them",
+            stacklevel=4,
+        )
+
+# %% ../nbs/13_compaction.ipynb #8eca12e9
 _GIVEN = "the network does not run", "Give a batch that it takes; at most 8 inputs, if its code fixes their number"
-_DOUBLE = "the network does not run in float64", "It is compared in float64: leave out casts such as x.half() in its forward"
+_DOUBLE = "the network does not run in float64", "It is compared there: leave out casts such as x.half()"
 _AFTER = "the compacted network does not run", "The forward of the given one, or a hook, counts channels itself"
 
 
@@ -947,6 +1015,8 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
     answers_native, _ = _run(result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
     _warn_if_uninformative(expected, differences[0])
+    if type(result) is type(model):
+        _warn_of_unused(model, result, found, native[1])
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'check_count', 'as_number', 'nameless',
-           'MissingExtra', 'needs', 'atomic_path', 'clear_drafts', 'write_json', 'read_json', 'write_csv', 'sha256',
-           'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx', 'run_onnx',
-           'figure_style']
+           'MissingExtra', 'needs', 'atomic_path', 'is_draft', 'clear_drafts', 'write_json', 'read_json', 'write_csv',
+           'sha256', 'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file', 'open_onnx',
+           'run_onnx', 'figure_style']
 
 # %% ../nbs/00_core.ipynb #21034af5
 import errno
@@ -145,13 +145,20 @@ def atomic_path(
     finally:
         draft.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #6f239a12
+# %% ../nbs/00_core.ipynb #4617d64f
+def is_draft(
+    path: Path,  # a file
+) -> bool:
+    "Is it a file that `atomic_path` has begun, by its name?"
+    return bool(re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name)) and path.is_file()
+
+
 def clear_drafts(
     folder: str | Path,  # looked through with all folders in it; nobody else may be writing there
 ) -> None:
     "Delete what `atomic_path` has left where its process was killed"
     for path in Path(folder).rglob(".*"):
-        if re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name) and path.is_file():
+        if is_draft(path):
             path.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #3725ae5b

@@ -100,7 +100,7 @@ def _methods() -> set[str]:
     "Methods of tensors that a file may name"
     return {name for name in _pure() if hasattr(torch.Tensor, name)}
 
-# %% ../nbs/14_networks.ipynb #75b9ac45
+# %% ../nbs/14_networks.ipynb #8519aeef
 _LIBRARIES: dict[str, Any] = {
     "F": F, "torch": torch, "operator": operator, "Tensor": torch.Tensor, "fft": torch.fft, "linalg": torch.linalg,
     "special": torch.special,
@@ -108,6 +108,12 @@ _LIBRARIES: dict[str, Any] = {
 _COUNTING = {
     "builtins": (getattr, abs, bool, float, int, len, max, min, round, sum),
     "math": (math.ceil, math.cos, math.exp, math.floor, math.log, math.prod, math.sin, math.sqrt),
+}
+_WRAPPED = {  # functions that torchvision tells torch.fx not to look into
+    "torchvision.models.swin_transformer": "_patch_merging_pad _get_relative_position_bias shifted_window_attention",
+    "torchvision.models.video.swin_transformer": "_get_window_and_shift_size _get_relative_position_bias "
+    "_compute_pad_size_3d _compute_attention_mask_3d shifted_window_attention_3d",
+    "torchvision.models.video.mvit": "_unsqueeze _squeeze _add_rel_pos _add_shortcut",
 }
 _TRANSFORMS = "fft fft2 fftn fftshift hfft ifft ifft2 ifftn ifftshift ihfft irfft irfft2 irfftn rfft rfft2 rfftn"
 _ALGEBRA = "cross det inv matrix_norm multi_dot norm vecdot vector_norm"
@@ -124,6 +130,8 @@ def _functions() -> dict[str, Callable]:
         if hasattr(library, name)
     }
     counting = {f"{module}.{f.__name__}": f for module, functions in _COUNTING.items() for f in functions}
+    for module, names in _WRAPPED.items():
+        counting |= {f"{module}.{name}": getattr(importlib.import_module(module), name) for name in names.split()}
     own = {f"{f.__module__}.{f.__qualname__}": f for f in RULES if inspect.isroutine(f)}
     return own | found | counting
 

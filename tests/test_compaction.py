@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import warnings
+from dataclasses import dataclass
 
 import onnxruntime
 import pytest
@@ -22,7 +23,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from pneumoprune.alexnet import copy_network, size_mb
 from pneumoprune.channels import CompactionError
-from pneumoprune.compaction import ProofWarning, compact, restore
+from pneumoprune.compaction import ProofWarning, _tensors, compact, restore
 from pneumoprune.networks import compact_file, load_network, save_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
@@ -571,6 +572,241 @@ def test_a_proof_that_proves_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error", ProofWarning)
         compact(tiny(nn.Linear(4, 3)), torch.randn(64, 4))
+
+
+# --- answers of every kind
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    hidden: tuple | None = None
+
+
+class Ends(nn.Module):
+    "A network that ends in any function of its scores"
+
+    def __init__(self, end, outputs=3):
+        super().__init__()
+        self.conv, self.out, self.end = nn.Conv2d(3, 8, 3), nn.Linear(8, outputs), end
+
+    def forward(self, x):
+        return self.end(self.out(F.relu(self.conv(x)).mean((2, 3))))
+
+
+ENDS = {
+    "squeeze": (1, lambda y: y.squeeze(1)),
+    "column": (3, lambda y: y[:, 0]),
+    "flat": (1, lambda y: y.view(-1)),
+    "probability": (2, lambda y: y.softmax(1)[:, 1]),
+    "class": (3, lambda y: y.argmax(1)),
+    "decision": (3, lambda y: y > 0),
+    "whole numbers": (3, lambda y: (10 * y).round().to(torch.int32)),
+    "scalar": (3, lambda y: y.mean()),
+    "tuple": (3, lambda y: (y, None, y.sum())),
+    "nested": (3, lambda y: {"a": [y, y.exp()], "b": (y[:, :2],)}),
+    "dataclass": (3, lambda y: Answer(y, (y.exp(),))),
+    "complex": (3, lambda y: torch.complex(y, y)),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_answers_of_every_kind_are_compared(end):
+    torch.manual_seed(0)
+    outputs_, function = ENDS[end]
+    model = Ends(function, outputs_)
+    prune.ln_structured(model.out, "weight", 0.5, n=2, dim=1)
+    small = compact(model, torch.randn(4, 3, 8, 8), strict=False)
+    assert small.report.difference < 1e-12 and len(small.conv.weight) == 4
+    x = torch.randn(5, 3, 8, 8).double()
+    expected, found = (_tensors(outputs(copy_network(net).double(), x)) for net in (model, small))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_width_that_is_answered_stays():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            return {"first": self.b(x), "hidden": x.shape[1]}
+
+    model = Two()
+    model.b.weight.data[:, :3] = 0
+    assert compact(model, torch.randn(3, 4))(torch.randn(3, 4))["hidden"] == 6
+
+
+# --- NaN, and arguments that do not fit
+
+
+class Root(nn.Module):
+    def __init__(self, shift):
+        super().__init__()
+        self.a, self.b, self.shift = nn.Linear(4, 6), nn.Linear(6, 2), shift
+
+    def forward(self, x):
+        return self.b(torch.sqrt(self.a(x) + self.shift))
+
+
+def test_nan_is_refused_by_name():
+    model = tiny(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    model[0].bias.data[1] = torch.inf
+    with pytest.raises(CompactionError, match=r"0\.bias holds 1 numbers that are NaN or infinite"):
+        compact(model, torch.randn(3, 4))
+    model[0].bias.data[1] = 0
+    model[1].running_mean[0] = torch.nan
+    with pytest.raises(CompactionError, match=r"1\.running_mean"):
+        compact(model, torch.randn(3, 4))
+    with pytest.raises(CompactionError, match="output of the network is NaN"):
+        compact(Root(-100), torch.randn(3, 4))
+    half = tiny(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).half()
+    half[0].weight.data[:], half[2].weight.data[:] = 1000, 1000
+    with pytest.raises(CompactionError, match="not finite in float16"):
+        compact(half, torch.ones(3, 4))
+
+
+def test_noise_may_be_what_a_network_cannot_take():
+    model = Root(1)
+    model.a.weight.data.abs_(), model.a.bias.data.abs_()
+    model.b.weight.data[:, :3] = 0  # roots of negative noise are NaN, in both networks alike
+    assert compact(model, torch.rand(3, 4)).a.out_features == 3
+
+
+@pytest.mark.parametrize(
+    "example, words",
+    [
+        ((1, 3, 8, 8), "is a shape"),
+        (torch.randn(3, 8, 8, device="meta"), "on meta is no batch"),
+        (torch.randn(0, 3, 8, 8), "no batch"),
+        (torch.randn(2, 4, 8, 8), "does not run on example_input of shape .2, 4, 8, 8."),
+        (torch.randn(2, 3, 2, 2), "does not run"),
+        (torch.full((2, 3, 8, 8), torch.nan), "NaN"),
+        ("images", "must be a batch"),
+        (None, "must be a batch"),
+    ],
+)
+def test_examples_that_do_not_fit(example, words):
+    with pytest.raises(CompactionError, match=words) as caught:
+        compact(tiny(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), example)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("atol", [-1, float("nan"), float("inf"), "1e-5", None, True])
+def test_tolerances_that_are_none(atol):
+    with pytest.raises(CompactionError, match="atol"):
+        compact(nn.Linear(4, 2), torch.randn(3, 4), atol=atol)
+
+
+@pytest.mark.parametrize("model", [nn.Linear, "resnet18", {"weight": torch.ones(2)}, None, lambda x: x])
+def test_what_is_no_network(model):
+    with pytest.raises(CompactionError, match="compact takes a network"):
+        compact(model, torch.randn(3, 4))
+
+
+def test_networks_without_values():
+    for model in (nn.Linear(4, 2, device="meta"), nn.Sequential(nn.LazyLinear(3))):
+        with pytest.raises(CompactionError, match="weight has no values yet"):
+            compact(model, torch.randn(3, 4))
+
+
+def test_batches_of_one_and_batch_sizes_in_the_code():
+    class Sized(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.conv, self.last, self.size = nn.Conv2d(3, 6, 3), nn.Linear(6 * 36, 2), size
+
+        def forward(self, x):
+            return self.last(self.conv(x).view(self.size, 216))
+
+    for size in (1, 4):
+        model = Sized(size)
+        model.last.weight.data[:, :72] = 0
+        assert len(compact(model, torch.randn(size, 3, 8, 8)).conv.weight) == 4
+    with pytest.raises(CompactionError, match="at most 8 inputs"):
+        compact(Sized(12), torch.randn(12, 3, 8, 8))
+
+
+# --- in training mode
+
+
+class Trained(nn.Module):
+    def __init__(self, extra):
+        super().__init__()
+        self.conv, self.fc, self.out, self.aux = nn.Conv2d(3, 8, 3), nn.Linear(288, 4), nn.Linear(4, 2), nn.Linear(8, 2)
+        self.extra = extra
+
+    def forward(self, x):
+        x = self.extra(self, F.relu(self.conv(x)))
+        return self.out(F.relu(self.fc(x.view(-1, 288))))
+
+
+def as_graph(extra):
+    torch.manual_seed(0)
+    model = Trained(extra)
+    model.fc.weight.data[:, :72] = 0
+    return compact(model, torch.randn(4, 3, 8, 8))
+
+
+KEPT = {
+    "dropout": (lambda net, x: F.dropout(x, 0.3, net.training), nn.Dropout),
+    "dropout2d": (lambda net, x: F.dropout2d(x, 0.3, net.training), nn.Dropout2d),
+    "alpha_dropout": (lambda net, x: F.alpha_dropout(x, p=0.3, training=net.training), nn.AlphaDropout),
+    "feature": (lambda net, x: F.feature_alpha_dropout(x, 0.3, net.training), nn.FeatureAlphaDropout),
+    "torch.dropout": (lambda net, x: torch.dropout(x, 0.3, net.training), nn.Dropout),
+    "probability": (lambda net, x: F.dropout(x, 0.3 if net.training else 0.0), nn.Dropout),
+}
+
+
+@pytest.mark.filterwarnings("error::UserWarning", "ignore::pneumoprune.compaction.ProofWarning")
+@pytest.mark.parametrize("kind", KEPT)
+def test_dropout_follows_the_mode(kind, tmp_path):
+    extra, module = KEPT[kind]
+    small, x = as_graph(extra), torch.randn(4, 3, 8, 8)
+    save_network(small, tmp_path / "n.safetensors")
+    for network in (small, load_network(tmp_path / "n.safetensors")):
+        assert [m.p for m in network.modules() if type(m) is module] == [0.3]
+        assert not torch.equal(network.train()(x), network(x)) and torch.equal(network.eval()(x), network(x))
+
+
+def test_dropout_that_never_drops_is_left_out():
+    small = as_graph(lambda net, x: F.dropout(x, 0.3, False))
+    assert not any(isinstance(module, nn.Dropout) for module in small.modules())
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (lambda net, x: x + torch.randn_like(x) if net.training else x, "randn_like"),
+        (lambda net, x: x + net.aux(x.mean((2, 3))).sum() if net.training else x, "aux"),
+        (lambda net, x: F.dropout(x, 0.3) if net.training else x, "dropout"),
+    ],
+)
+def test_what_training_loses_is_named(extra, words):
+    with pytest.warns(UserWarning, match=f"in training mode this network also runs .*{words}"):
+        as_graph(extra)
+
+
+def test_reports_are_kept_with_the_network():
+    for small in (as_graph(KEPT["dropout"][0]), compact(tiny(nn.Linear(4, 3)), torch.randn(9, 4))):
+        for copied in (copy.deepcopy(small), copy.deepcopy(copy.deepcopy(small).double()),
+                       copy.deepcopy(pickle.loads(pickle.dumps(small))), torch.compile(small, backend="eager")):  # fmt: skip
+            assert copied.report.parameters == small.report.parameters
+    small = as_graph(KEPT["dropout"][0])
+    again = pickle.loads(pickle.dumps(small.train()))
+    x = torch.randn(2, 3, 8, 8)
+    assert again.training and torch.equal(outputs(again, x), outputs(small, x))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_compacting_again_removes_nothing(mode):
+    model = masked(masked(lively(Wires()), 0.3, dim=0), 0.3).train(mode)
+    x = torch.randn(3, 3, 6, 6)
+    small = compact(model, x)
+    again = compact(small, x)
+    assert again.report.parameters[0] == again.report.parameters[1] == small.report.parameters[1]
+    assert again.training is mode and again.report.macs[0] == again.report.macs[1]
 
 
 # --- training the compacted network is training the masked one

@@ -234,6 +234,21 @@ def test_what_would_not_come_back_is_not_written(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_transformers_come_back(tmp_path):
+    models = torchvision.models
+    swin = {"patch_size": [4, 4], "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "num_classes": 3}
+    video = {"patch_size": [2, 4, 4], "window_size": [2, 4, 4], "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2]}
+    block = models.swin_transformer.SwinTransformerBlockV2
+    for model, size in [
+        (models.VisionTransformer(16, 8, 2, 2, 16, 24, num_classes=3), (16, 16)),
+        (models.SwinTransformer(window_size=[4, 4], **swin), (24, 20)),
+        (models.SwinTransformer(window_size=[4, 4], block=block, **swin), (32, 32)),
+        (models.MaxVit((32, 32), 8, 2, [8, 8], [1, 1], 4, 0.0, num_classes=3), (32, 32)),
+        (models.video.SwinTransformer3d(num_classes=3, **video), (4, 16, 16)),
+    ]:
+        same(model, tmp_path / "n.safetensors", torch.randn(2, 3, *size))
+
+
 # --- checkpoints
 
 
