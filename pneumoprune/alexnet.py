@@ -6,9 +6,10 @@
 __all__ = ['Standardise', 'XrayAlexNet', 'narrow_alexnet', 'alexnet', 'count_parameters', 'size_mb', 'file_mb', 'count_macs',
            'copy_network', 'fold_gray']
 
-# %% ../nbs/09_alexnet.ipynb #9f1d198b
+# %% ../nbs/09_alexnet.ipynb #c9b218f2
 import copy
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import AlexNet
 
-from .core import MB
+from .core import MB, PneumopruneError
 
 # %% ../nbs/09_alexnet.ipynb #2294064c
 class Standardise(nn.Module):
@@ -179,7 +180,7 @@ def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 
-# %% ../nbs/09_alexnet.ipynb #4ccccfd4
+# %% ../nbs/09_alexnet.ipynb #b22b1e99
 class _CopiesResults(TorchFunctionMode):
     "Lets `copy.deepcopy` copy a tensor that was computed by a forward pass: its value, without its history"
 
@@ -192,9 +193,12 @@ class _CopiesResults(TorchFunctionMode):
 def copy_network(
     model: nn.Module,  # any network, masked or not; left untouched
 ) -> Any:  # a deep copy, masks included
-    "A copy of a network, also in the middle of a training with masks, where `copy.deepcopy` raises"
-    with _CopiesResults():
-        return copy.deepcopy(model)
+    "A copy of a network, also in training with masks, where `copy.deepcopy` raises; `PneumopruneError` if it has none"
+    try:
+        with _CopiesResults():
+            return copy.deepcopy(model)
+    except (TypeError, RuntimeError, pickle.PicklingError) as error:  # of a lock, a file, a loader with processes …
+        raise PneumopruneError(f"the network cannot be copied ({error}); take off what is no part of it") from error
 
 # %% ../nbs/09_alexnet.ipynb #897ffeff
 _PARTS = {  # hooks that compute a weight before each forward pass, and the names of the tensors they compute it from

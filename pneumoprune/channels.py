@@ -7,9 +7,11 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
            'NormCall', 'Layer', 'ChannelGraph', 'channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #894bd707
+# %% ../nbs/12_channels.ipynb #7e49a6ec
+import inspect
+import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +22,11 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
+from torch._subclasses import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.proxy import Attribute, TraceError
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from .alexnet import Standardise
 from .core import PneumopruneError
@@ -208,12 +214,12 @@ def _rule_of(node: fx.Node, module: nn.Module | None) -> type[Rule] | None:
         return _rule_of_module(type(module))
     return RULES.get(node.target) or RULES.get(_name(node)[0])
 
-# %% ../nbs/12_channels.ipynb #0ecb4f6e
+# %% ../nbs/12_channels.ipynb #1a7717d9
 _ELEMENTWISE = """
     relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid logsigmoid tanh hardswish hardsigmoid hardtanh softplus
     softsign hardshrink softshrink tanhshrink threshold rrelu
     clamp clamp_min clamp_max clip abs absolute neg negative pos sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt
-    square reciprocal pow erf erfc sin cos tan asin acos atan sinh cosh floor ceil round trunc frac nan_to_num
+    square reciprocal pow erf erfc sin cos tan asin acos atan sinh cosh floor ceil round trunc frac nan_to_num type_as
     add sub rsub mul div truediv floordiv subtract multiply divide true_divide maximum minimum fmax fmin lerp addcmul
     addcdiv where masked_fill atan2 hypot fmod remainder mod eq ne lt le gt ge logical_and logical_or logical_not
     isnan isfinite float double half bfloat16 to type contiguous clone detach
@@ -580,7 +586,7 @@ class Shuffle(Coupled):
 class Mixer(Rule):
     "Reads every channel, and keeps all of its own"
 
-# %% ../nbs/12_channels.ipynb #55eccec7
+# %% ../nbs/12_channels.ipynb #1af0192c
 _RESHAPES = ("view", "reshape", "expand", "unflatten", "split")  # compaction changes numbers of channels in their calls
 
 
@@ -610,6 +616,8 @@ class Query(Rule):
 
     def _told(self, node: fx.Node) -> bool:
         "Does the number reach more than reshapes?"
+        if node.meta.get("told"):  # to the code of a `forward`
+            return True
         for user in node.users:
             if "tensor_meta" in user.meta or user.op == "output":
                 told = user.op not in ("call_function", "call_method") or _name(user)[0] not in _RESHAPES
@@ -911,30 +919,163 @@ class Layer(_Weights):
     def _used(self) -> np.ndarray:
         return (self.weight != 0).any(-1)
 
-# %% ../nbs/12_channels.ipynb #ab28e369
-class _Tracer(fx.Tracer):
-    "Symbolic tracer that notes which module it is in, so that an error can name it"
+# %% ../nbs/12_channels.ipynb #0fca6a8e
+class _Answering(fx.Proxy):
+    "Stands for a value while tracing, and says what it is where that is no tensor"
 
-    def __init__(self, leaves: Set[str] = frozenset()):
+    tracer: Any
+
+    def __getattr__(self, k):
+        kind: Any = _AnsweringAttribute
+        return kind(self, k)
+
+    def __int__(self):
+        return int(self.tracer.known(self))
+
+    def __float__(self):
+        return float(self.tracer.known(self))
+
+    def __index__(self):
+        return operator.index(self.tracer.known(self))
+
+    def __len__(self):
+        value = self.node.meta.get("known")
+        return len(value) if isinstance(value, tuple | list | dict) else int(self.size(0))
+
+
+class _AnsweringAttribute(_Answering, Attribute):
+    "Such as the shape of a tensor"
+
+# %% ../nbs/12_channels.ipynb #5c7f3daa
+class _Tracer(fx.Tracer):
+    "Symbolic tracer that knows sizes, and which module it is in, so that an error can name it"
+
+    def __init__(self, leaves: Set[str] = frozenset(), inputs: Sequence[torch.Tensor] | None = None):
         super().__init__()
-        self.leaves, self.inside = leaves, []
+        self.leaves, self.inside, self.running = leaves, [], False
+        self.fake = None if inputs is None else FakeTensorMode(allow_non_fake_inputs=True)
+        self.inputs = [self._faked(x) for x in inputs or ()]
+
+    def _faked(self, value: Any) -> Any:
+        return self.fake.from_tensor(value) if self.fake and isinstance(value, torch.Tensor) else value
 
     def is_leaf_module(self, m, module_qualified_name):
-        known = module_qualified_name in self.leaves or _rule_of_module(type(m)) is not None
-        return known or super().is_leaf_module(m, module_qualified_name)
+        if module_qualified_name in self.leaves:
+            return True
+        hooks = [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]
+        if any(not getattr(hook, "__module__", "").startswith("torch.") for hook in hooks):
+            return False  # the user's hooks are part of the network, too
+        return _rule_of_module(type(m)) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m, forward, args, kwargs):
+        if self.running:
+            return forward(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # on failure the path stays
         return result
 
-# %% ../nbs/12_channels.ipynb #9c37e5dd
-def _trace(model: nn.Module, strict: bool) -> fx.Graph:
-    "The graph of `model`; with `strict=False` a module that cannot be traced becomes one node"
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        "Proxies for the inputs that are given, or have no default; all other arguments have their defaults"
+        parameters = list(inspect.signature(root_fn).parameters.values())[is_module:]
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters) and not self.inputs:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        names = [p.name for p in plain if self.inputs or p.default is p.empty]
+        names = (names + [f"more_{i}" for i in range(len(self.inputs))])[: len(self.inputs) or None]
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        given = [proxy if isinstance(x, torch.Tensor) else x for x, proxy in zip(self.inputs, proxies)] or proxies
+        return root_fn, [self.root, *given] if is_module else given
+
+    def proxy(self, node):
+        return _Answering(node, self) if self.fake else super().proxy(node)
+
+    def create_proxy(self, kind, target, args, kwargs, *more, **others):
+        proxy = super().create_proxy(kind, target, args, kwargs, *more, **others)
+        if self.fake and not self.running:
+            self.running = True
+            try:
+                proxy.node.meta["known"] = self._run(proxy.node)
+            except Exception:  # without a value, as where it depends on what a tensor holds: it must not be asked for
+                proxy.node.meta.pop("known", None)
+            finally:
+                self.running = False
+        return proxy
+
+    def _run(self, node: fx.Node) -> Any:
+        "What a node returns, on fake tensors"
+        if node.op == "placeholder":
+            return self.inputs[sum(other.op == "placeholder" for other in self.graph.nodes) - 1]
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["known"])
+        assert self.fake is not None
+        with self.fake, _in_double():
+            if node.op == "call_module":
+                return self.root.get_submodule(str(node.target))._call_impl(*args, **kwargs)
+            target: Any = node.target
+            call = getattr(torch.Tensor, target, None) if node.op == "call_method" else target
+            return call(*args, **kwargs) if call else getattr(args[0], target)(*args[1:], **kwargs)
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        "The value of a proxy, for code that branches on it"
+        value = proxy.node.meta.get("known", proxy)
+        if isinstance(value, torch.Tensor | fx.Proxy):
+            raise TraceError("it branches on values of a tensor")
+        proxy.node.meta["told"] = True
+        return value
+
+    def to_bool(self, obj):
+        return bool(self.known(obj)) if self.fake else super().to_bool(obj)
+
+    def iter(self, obj: Any):
+        if not self.fake or "known" not in obj.node.meta:
+            return super().iter(obj)
+        value = obj.node.meta["known"]
+        return iter(value) if isinstance(value, dict) else iter([obj[i] for i in range(len(value))])
+
+# %% ../nbs/12_channels.ipynb #87d080ba
+class _NoCasts(TorchFunctionMode):
+    "Casts between floating-point numbers cast to float64"
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and isinstance(args[0], torch.Tensor):
+            return args[0].double()
+        args, kwargs = tree_map(self._double, (args, dict(kwargs or {})))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _double(value: Any) -> Any:
+        if isinstance(value, torch.dtype) and value.is_floating_point:
+            return torch.float64
+        return "torch.DoubleTensor" if value in ("torch.FloatTensor", "torch.HalfTensor") else value
+
+
+@contextmanager
+def _in_double():
+    "Floating-point numbers are float64 for a while: those made in `forward`, and those it casts"
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _NoCasts():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+# %% ../nbs/12_channels.ipynb #d9a1d548
+def _trace(model: nn.Module, strict: bool, inputs: Sequence[torch.Tensor] | None = None) -> fx.Graph:
+    """
+    The graph of `model`; with `strict=False` a module that cannot be traced becomes one node.
+
+    With `inputs`, its code may branch on their sizes.
+    """
+    _refuse_wrapped(model)
     leaves = set()
     while True:
-        tracer = _Tracer(leaves)
+        tracer = _Tracer(leaves, inputs)
         try:
             return tracer.trace(model)
         except Exception as error:  # tracing runs the user's own code, which may raise anything
@@ -942,10 +1083,28 @@ def _trace(model: nn.Module, strict: bool) -> fx.Graph:
             if strict or not where or where in leaves:
                 name = f"module {where!r} ({type(model.get_submodule(where)).__name__})"
                 raise CompactionError(
-                    f"{name} cannot be traced: {error}. Rewrite its forward without branches on values"
+                    f"{name} cannot be traced: {str(error).rstrip('.')}. Rewrite its forward without branches on values"
                     + (", or pass strict=False to keep it as it is" if where else "")
                 ) from error
             leaves.add(where)
+
+# %% ../nbs/12_channels.ipynb #093d56b4
+_WRAPPERS = {  # class, and where the network is
+    "DataParallel": "module", "DistributedDataParallel": "module", "FullyShardedDataParallel": "module",
+    "AveragedModel": "module", "OptimizedModule": "_orig_mod",
+}  # fmt: skip
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    "`CompactionError` for a network in a wrapper, or made of TorchScript"
+    for name, part in model.named_modules():
+        where, kind = f"module {name!r}" if name else "the network", type(part).__name__
+        names = [parent.__name__ for parent in type(part).__mro__]
+        inside = next((_WRAPPERS[parent] for parent in names if parent in _WRAPPERS), None)
+        if isinstance(part, torch.jit.ScriptModule):
+            raise CompactionError(f"{where} is a ScriptModule, whose code is compiled; compact it before scripting")
+        if inside:
+            raise CompactionError(f"{where} is wrapped in {kind}: unwrap it, and give its .{inside}")
 
 # %% ../nbs/12_channels.ipynb #ad611d5c
 def _order_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
@@ -1051,7 +1210,7 @@ def _attach(node: fx.Node, module: nn.Module | None, kept: bool) -> Rule:
         return safe
     return found
 
-# %% ../nbs/12_channels.ipynb #78592f4a
+# %% ../nbs/12_channels.ipynb #dd8985a9
 @dataclass
 class ChannelGraph:
     "A network's graph with the rule of every node, and what the rules say about its channels"
@@ -1065,7 +1224,7 @@ class ChannelGraph:
         "Per node the values of its channels, NaN where they vary; the network on the CPU, in float64 and eval mode"
         found = {}
         for node, rule in self.rules.items():
-            with torch.no_grad():
+            with torch.no_grad(), _in_double():
                 values = rule.constants(self.around(node, found, np.nan))
             found[node] = np.where(np.isfinite(values), values, np.nan)
         return found
@@ -1127,7 +1286,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/12_channels.ipynb #a24391ba
+# %% ../nbs/12_channels.ipynb #0525c5c9
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -1137,10 +1296,11 @@ def channel_graph(
     "The graph of `model` with a rule for every node; `CompactionError` for what cannot be traced"
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     with _evaluating(model), torch.no_grad():
-        traced = fx.GraphModule(model, _trace(model, strict))
+        traced = fx.GraphModule(model, _trace(model, strict, inputs))
         modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
         _order_in_place(traced.graph, modules)
-        _Shapes(traced).propagate(*inputs)
+        with _in_double():
+            _Shapes(traced).propagate(*inputs)
     owned = {node: found for node in traced.graph.nodes if (found := _owned(node, model))}
     owners = {node: owner for node, (owner, _) in owned.items()}
     shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'check', 'compact', 'predict', 'explain', 'main']
 
-# %% ../nbs/20_cli.ipynb #fef3ee07
+# %% ../nbs/20_cli.ipynb #9e3686cd
 import math
 import sys
 import warnings
@@ -20,7 +20,7 @@ import typer
 from typer import Argument, Option
 
 from . import __version__
-from .core import PneumopruneError, needs
+from .core import MAX_PIXELS, PneumopruneError, needs
 
 # %% ../nbs/20_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -191,7 +191,7 @@ def compact(
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
-# %% ../nbs/20_cli.ipynb #6255636f
+# %% ../nbs/20_cli.ipynb #c9deddc3
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -200,11 +200,12 @@ def predict(
     skip_unreadable: Annotated[
         bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")
     ] = False,
+    max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
 ) -> None:
     "Probability of pneumonia for images, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files
 
-    rows = predict_files(images, model, skip_unreadable=skip_unreadable)
+    rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     typer.echo(format_predictions(rows, json=json))
     if all("error" in row for row in rows):
         raise typer.Exit(2)

@@ -6,8 +6,9 @@
 __all__ = ['WiredLinear', 'WiredConv1d', 'WiredConv2d', 'WiredConv3d', 'WiredBatchNorm1d', 'WiredBatchNorm2d', 'WiredBatchNorm3d',
            'WiredSyncBatchNorm', 'ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/13_compaction.ipynb #19ccc043
+# %% ../nbs/13_compaction.ipynb #586f173f
 import copy
+import inspect
 import math
 import warnings
 from collections import Counter, OrderedDict
@@ -47,8 +48,10 @@ from pneumoprune.channels import (
     _axes,
     _evaluating,
     _first,
+    _in_double,
     _name,
     _own,
+    _refuse_wrapped,
     _shape,
     _trace,
     _where,
@@ -543,11 +546,15 @@ def _new_sizes(node: fx.Node, sizes: Sequence[Any], wanted: tuple[int, ...]) -> 
     counts = _axes(node) or range(1, len(wanted))
     return tuple(sizes[i] if sizes[i] == -1 or i not in counts else wanted[i] for i in range(len(wanted)))
 
-# %% ../nbs/13_compaction.ipynb #ecdc461d
+# %% ../nbs/13_compaction.ipynb #cdbd55a8
 def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan) -> nn.Module:
     "The network, remade from its graph if numbers of channels in its code had to change"
     if not _renumber(found, plan):
         return model
+    for node in reversed(found.graph.nodes):  # what only branches of the code asked for
+        idle = node.op in ("call_function", "call_method") and not node.users and "tensor_meta" not in node.meta
+        if idle and "assert" not in _name(node)[0]:
+            found.graph.erase_node(node)
     _free_dropout(model, found.graph)
     return _from_graph(model, found.graph, _sequences(model)).eval()
 
@@ -720,15 +727,22 @@ def _noises(inputs: tuple) -> list[tuple]:
         batches.append(_each(lambda x: _noise(x, first, generator), few))  # noqa: B023
     return batches
 
-# %% ../nbs/13_compaction.ipynb #6e96e501
+# %% ../nbs/13_compaction.ipynb #d19201aa
 _Answers = list[dict[str, torch.Tensor]]  # per batch
 
 
 def _answers(model: nn.Module, batches: Sequence[tuple]) -> tuple[_Answers, int]:
     "What the network answers to each batch, and its MACs for one input"
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            answers = [_tensors(model(*batches[0]))]
+        for parameter in trained:  # the counter of MACs trips over parameters that are handed to modules
+            parameter.requires_grad_(False)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                answers = [_tensors(model(*batches[0]))]
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
         answers += [_tensors(model(*inputs)) for inputs in batches[1:]]
     return answers, counter.get_total_flops() // 2 // len(batches[0][0])
 
@@ -906,10 +920,23 @@ def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
         "constants": tuple(name for name, cut in cuts.items() if cut.added or "place" in cut.wiring),
     }
 
-# %% ../nbs/13_compaction.ipynb #23773977
-def _batches(example_input: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple:
-    "The example as a tuple of inputs; `CompactionError` for what is no batch"
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+# %% ../nbs/13_compaction.ipynb #c6215489
+def _in_order(model: nn.Module, named: dict) -> list:
+    "Inputs by name, in the order of `forward`; `CompactionError` unless they are its first arguments"
+    names = list(inspect.signature(model.forward).parameters)[: len(named)]
+    if set(names) != set(named):
+        raise CompactionError(
+            f"example_input names {', '.join(map(str, named))}, but the first arguments of forward are "
+            f"{', '.join(names)}; give these"
+        )
+    return [named[name] for name in names]
+
+# %% ../nbs/13_compaction.ipynb #b275456a
+def _batches(model: nn.Module, example_input: Any) -> tuple:
+    "The example as a tuple of inputs, in the order of `forward`; `CompactionError` for what is no batch"
+    example = _in_order(model, example_input) if isinstance(example_input, dict) else example_input
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    inputs = tuple(torch.as_tensor(x) if isinstance(x, np.ndarray) else x for x in inputs)
     if inputs and all(isinstance(x, int) for x in inputs):
         raise CompactionError(f"example_input {inputs} is a shape: give a batch, such as torch.randn{inputs}")
     tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
@@ -981,9 +1008,9 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/13_compaction.ipynb #8eca12e9
+# %% ../nbs/13_compaction.ipynb #9f3161a9
 _GIVEN = "the network does not run", "Give a batch that it takes; at most 8 inputs, if its code fixes their number"
-_DOUBLE = "the network does not run in float64", "It is compared there: leave out casts such as x.half()"
+_DOUBLE = "the network does not run in float64", "It is compared in float64: state no other precision in its forward"
 _AFTER = "the compacted network does not run", "The forward of the given one, or a hook, counts channels itself"
 
 
@@ -1001,7 +1028,8 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
     expected_native, _ = _run(result, native, *_GIVEN)  # with its masks still in place
     _refuse_nan(_materialise(result))
     reference = copy.deepcopy(result).cpu().double()
-    expected, macs_before = _run(reference, exact, *_DOUBLE)
+    with _in_double():
+        expected, macs_before = _run(reference, exact, *_DOUBLE)
     _refuse_nan_answers(expected[0], expected_native[0])
     found = channel_graph(reference, _for_graph(reference, exact[0], exact[1]), strict=strict)
     plan = _plan(found)
@@ -1011,7 +1039,8 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
         _apply(result.get_submodule(name), cut)
     result = _with_new_numbers(result, found, plan)
 
-    answers, macs_after = _run(copy.deepcopy(result).cpu().double(), exact, *_AFTER)
+    with _in_double():
+        answers, macs_after = _run(copy.deepcopy(result).cpu().double(), exact, *_AFTER)
     answers_native, _ = _run(result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
     _warn_if_uninformative(expected, differences[0])
@@ -1032,10 +1061,10 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
     )
     return result
 
-# %% ../nbs/13_compaction.ipynb #ed7d4eba
+# %% ../nbs/13_compaction.ipynb #96103903
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
-    example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
+    example_input: Any,  # a batch (N, channels, ...), tensor or array; or several in a tuple, a list, a dict by name
     *,
     atol: float = 1e-5,  # largest difference allowed, in float64, of outputs up to 1; of larger ones, relative to them
     strict: bool = True,  # refuse a module that cannot be traced; False leaves it as it is
@@ -1052,8 +1081,9 @@ def compact(
     cannot be traced, where weights or outputs are NaN, and when the outputs differ by more than `atol`. Warns
     `ProofWarning` when the comparison says little.
     """
-    inputs = _batches(example_input)
     _check_arguments(model, atol)
+    _refuse_wrapped(model)
+    inputs = _batches(model, example_input)
     gpus = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     with torch.random.fork_rng(gpus):  # random numbers go on as if nothing had been run
         return _compacted(model, inputs, atol, strict)

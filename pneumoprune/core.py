@@ -241,7 +241,7 @@ def to_square(
         gray = gray.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(gray)
 
-# %% ../nbs/00_core.ipynb #eb45e84a
+# %% ../nbs/00_core.ipynb #cdf7d82e
 MAX_PIXELS = 64_000_000  # of an image; a larger one is refused before it is decoded
 
 
@@ -253,7 +253,7 @@ def check_pixels(
     most = MAX_PIXELS if most is None else most
     if pixels > most:
         raise ValueError(f"its {pixels / 1e6:.0f} million pixels are more than the {most / 1e6:g} million allowed; "
-                         "make it smaller, or allow more")
+                         "make it smaller, or allow more with max_pixels")
 
 # %% ../nbs/00_core.ipynb #5c067cf0
 _LARGE, _one_at_a_time = 16_000_000, Lock()  # pixels

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'run_lab', 'check_run']
 
-# %% ../nbs/18_lab.ipynb #0e9f32e8
+# %% ../nbs/18_lab.ipynb #a2c1f672
 import copy
 import json
 import os
@@ -54,6 +54,8 @@ from pneumoprune.core import (
     MB,
     MODELS,
     PneumopruneError,
+    as_number,
+    check_count,
     clear_drafts,
     is_draft,
     read_json,
@@ -61,7 +63,7 @@ from pneumoprune.core import (
     write_csv,
     write_json,
 )
-from .data import CLASSES, SPLITS, XRays, find_duplicates, load_xrays, split_validation
+from .data import CLASSES, SPLITS, XRays, check_size, find_duplicates, load_xrays, split_validation
 from .networks import load_network, save_network
 from .pruning import prunable, prune_iteratively, sensitivity
 from pneumoprune.quantization import (
@@ -102,7 +104,7 @@ class LabSettings:
     resamples: int = 2000  # bootstrap draws of every interval
     repeats: int = 30  # turns of every network when latency is measured
 
-# %% ../nbs/18_lab.ipynb #757bfd36
+# %% ../nbs/18_lab.ipynb #e0dfcedf
 def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
     slimming = replace(settings.slim, tolerance=0.05)
@@ -113,7 +115,7 @@ def _for_smoke(settings: LabSettings) -> LabSettings:
     "Narrow networks, few epochs, rounds and repeats: the stages are the same, the minutes are not"
     once = replace(settings.slim.train, epochs=1)
     slimming = replace(settings.slim, rounds=2, seeds=2, train=once, final=replace(once, epochs=2))
-    return replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), slim=slimming, resamples=200, repeats=5,
+    return replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), slim=slimming, resamples=200, repeats=3,
                    sensitivity=(0.5,), amounts=(0.2,))
 
 # %% ../nbs/18_lab.ipynb #eb8cdb43
@@ -127,7 +129,7 @@ def _with_training(settings: LabSettings, epochs: int, **changes) -> LabSettings
     return replace(settings, slim=slimming, original=replace(settings.original, epochs=epochs, **changes),
                    masked=replace(settings.masked, epochs=epochs, **changes))
 
-# %% ../nbs/18_lab.ipynb #7474b432
+# %% ../nbs/18_lab.ipynb #ee84dd9a
 def lab_settings(
     *,
     epochs: int | None = None,  # of the original, and of all fine-tuning together; None: 25, phantoms 10, quick 4
@@ -142,6 +144,12 @@ def lab_settings(
     "The settings behind the command line's options; `PneumopruneError` where one is out of range"
     epochs = (4 if quick else 10 if synthetic else 25) if epochs is None else epochs
     size = (96 if synthetic else 224) if size is None else size
+    check_size(size)
+    for name, number in (("seed", seed), ("epochs", epochs), ("limit", 40 if limit is None else limit)):
+        check_count(number, name, 0)
+    for name, budget in budgets.items():
+        if budget is not None and not 0 < as_number(budget) < float("inf"):
+            raise PneumopruneError(f"{name} is {budget}; give a number above 0, or leave it out")
     if epochs < 1 or (limit is not None and limit < 40):
         raise PneumopruneError("a run needs at least 1 epoch (--epochs) and, if limited, at least 40 X-rays (--limit)")
     settings = LabSettings(size=size, seed=seed, limit=limit, rounds=min(2 if quick else 5, epochs))

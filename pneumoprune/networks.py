@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network', 'FileReport', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #95b6572a
+# %% ../nbs/14_networks.ipynb #bdaed494
 import difflib
 import importlib
 import inspect
@@ -48,7 +48,7 @@ from pneumoprune.compaction import (
     _sequences,
     compact,
 )
-from .core import atomic_path, open_onnx
+from .core import atomic_path, needs, open_onnx
 
 # %% ../nbs/14_networks.ipynb #36567c2f
 _CONTAINERS = "Container Module ModuleDict ModuleList ParameterDict ParameterList Sequential"
@@ -100,7 +100,7 @@ def _methods() -> set[str]:
     "Methods of tensors that a file may name"
     return {name for name in _pure() if hasattr(torch.Tensor, name)}
 
-# %% ../nbs/14_networks.ipynb #8519aeef
+# %% ../nbs/14_networks.ipynb #6c252557
 _LIBRARIES: dict[str, Any] = {
     "F": F, "torch": torch, "operator": operator, "Tensor": torch.Tensor, "fft": torch.fft, "linalg": torch.linalg,
     "special": torch.special,
@@ -113,6 +113,7 @@ _WRAPPED = {  # functions that torchvision tells torch.fx not to look into
     "torchvision.models.swin_transformer": "_patch_merging_pad _get_relative_position_bias shifted_window_attention",
     "torchvision.models.video.swin_transformer": "_get_window_and_shift_size _get_relative_position_bias "
     "_compute_pad_size_3d _compute_attention_mask_3d shifted_window_attention_3d",
+    "torchvision.ops.stochastic_depth": "stochastic_depth",
     "torchvision.models.video.mvit": "_unsqueeze _squeeze _add_rel_pos _add_shortcut",
 }
 _TRANSFORMS = "fft fft2 fftn fftshift hfft ifft ifft2 ifftn ifftshift ihfft irfft irfft2 irfftn rfft rfft2 rfftn"
@@ -954,14 +955,14 @@ def _check_outputs(path: str | os.PathLike, outputs: dict) -> None:
         if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
             raise CompactionError(f"{output} is the file that is read; give another name for what is written")
 
-# %% ../nbs/14_networks.ipynb #2d326839
+# %% ../nbs/14_networks.ipynb #9e1c82c0
 def _program(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
     "The ONNX program of a network, with an open number of inputs in a batch if that is possible"
     open_batch = tuple({0: "batch"} for _ in inputs)
     reason = None
     for shapes in (open_batch, None):
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), needs("torch", "export to ONNX"):
                 warnings.simplefilter("ignore")  # about the exporter itself
                 return torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:

@@ -177,14 +177,14 @@ def test_mistakes_in_the_options(tmp_path):
     refused(run("lab", "--out", out, "--epochs", "0"), "--epochs")
     refused(run("lab", "--out", out, "--limit", "3"), "--limit")
     write_json(tmp_path / "thesis/chapter.json", {})
-    refused(run("lab", "--out", tmp_path / "thesis"), "not empty", "--out")
+    refused(run("lab", "--size", "64", "--out", tmp_path / "thesis"), "not empty", "--out")
     refused(run("report", tmp_path / "nothing"), "nothing")
     assert not out.exists()
 
 
 def test_interrupted_lab_says_how_to_go_on(tmp_path):
     "Ctrl-C after the first epoch: one line, exit code 130, the epoch kept (resuming it: test_training)"
-    arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--out", str(tmp_path / "run")]
+    arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--limit", "60", "--out", str(tmp_path / "run")]
     lab = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it

@@ -489,7 +489,7 @@ def test_inputs_for_the_proof(small, tmp_path):
         Image.fromarray(np.full((9, 20), 80 * i, np.uint8)).save(tmp_path / f"images/deep/{i}.png")
     for name, count in {"bytes.pt": 5, "list.pt": 3, "batch.safetensors": 3, "images": 3}.items():
         report = compact_file(tmp_path / "c.pt", ARCH, tmp_path / "o.safetensors", inputs=tmp_path / name, size=14)
-        assert report.inputs_checked > count and report.shapes == ((3, 14, 14),)
+        assert report.inputs_checked > count and report.example[0].shape[1:] == (3, 14, 14)
     (tmp_path / "images/broken.png").write_bytes(b"no image")
     (tmp_path / "nothing").mkdir()
     torch.save({"a": 1}, tmp_path / "no.pt")
@@ -545,7 +545,7 @@ def round_trip(arch, size, tmp_path):
     model = masked(torchvision.models.get_model(arch, weights=None, num_classes=3, **settings))
     torch.save(model.state_dict(), tmp_path / "c.pt")
     report = compact_file(tmp_path / "c.pt", arch, tmp_path / "o.safetensors", size=size)
-    x = torch.randn(2, *report.shapes[0])
+    x = torch.randn(2, *report.example[0].shape[1:])
     torch.testing.assert_close(
         answers(load_network(tmp_path / "o.safetensors"), x), answers(model, x), rtol=1e-3, atol=1e-4
     )

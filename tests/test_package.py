@@ -295,10 +295,10 @@ torch.save(network.state_dict(), sys.argv[1])
 
 @pytest.mark.hard
 def test_the_extra_torch_alone_compacts(installed, tmp_path):
-    pruned, small = tmp_path / "pruned.pt", tmp_path / "small.safetensors"
+    pruned, small, onnx = (tmp_path / name for name in ("pruned.pt", "small.safetensors", "small.onnx"))
     assert installed(sys.executable, "-c", PRUNED, pruned, extra="torch").returncode == 0
-    done = installed(*COMMAND, "compact", pruned, "--arch", "squeezenet1_1", "-o", small, extra="torch")
-    assert done.returncode == 0 and small.stat().st_size < pruned.stat().st_size, done.stderr
+    done = installed(*COMMAND, "compact", pruned, "--arch", "squeezenet1_1", "-o", small, "--onnx", onnx, extra="torch")
+    assert done.returncode == 0 and onnx.exists() and small.stat().st_size < pruned.stat().st_size, done.stderr
 
 
 @pytest.mark.hard

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from pneumoprune.alexnet import copy_network
+from pneumoprune.channels import CompactionError
 from pneumoprune.compaction import compact, restore
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
@@ -122,3 +123,80 @@ def test_hooks_are_part_of_the_network():
     model[0].register_forward_hook(lambda module, args, out: out * 2 + 1)
     model[2].register_forward_pre_hook(lambda module, args: args[0] * 3)
     check(model, IMAGES)
+
+
+# --- arguments, sizes and casts
+
+
+class Net(nn.Module):
+    "Features and a head; `forward` is given"
+
+    def __init__(self, forward):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.o = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 2)
+        self.code = forward
+        prune.ln_structured(self.b, "weight", 0.5, n=2, dim=1)
+        prune.ln_structured(self.o, "weight", 0.5, n=2, dim=1)
+        self.eval()
+
+    def features(self, x):
+        return F.relu(self.b(F.relu(self.a(x))))
+
+    def forward(self, x, mask=None, flag=False, times=2):
+        return self.code(self, x, mask, flag, times)
+
+
+def branching(net, x, mask, flag, times):
+    if mask is not None:
+        x = x * mask
+    for _ in range(times):
+        x = x + 0.0
+    y = net.o(net.features(x).mean((2, 3)))
+    return (y, x) if flag else y
+
+
+def sizes(net, x, mask, flag, times):
+    batch, channels, height, width = x.shape
+    if height % 3 != 0:
+        x = F.pad(x, (0, 0, 0, 3 - height % 3))
+    y = net.features(F.interpolate(x, size=[int(height * 1.5), width]))
+    y = F.interpolate(y, size=x.shape[2:])
+    return net.o(y.flatten(start_dim=2).mean(dim=-1).reshape(shape=(batch, 8)))
+
+
+def counted(net, x, mask, flag, times):
+    y = net.features(x)
+    if y.shape[1] != 8:  # these channels stay
+        raise ValueError
+    return net.o(y.mean((2, 3)))
+
+
+def cast(net, x, mask, flag, times):
+    with torch.autocast("cpu", enabled=False):
+        y = net.features(x.float().to(torch.float32) + torch.zeros(1)).mean((2, 3))
+        return net.o(y.type(torch.float32).type_as(x))
+
+
+@pytest.mark.parametrize("forward", [branching, sizes, counted, cast])
+def test_code_that_branches_on_sizes_and_defaults_and_casts(forward):
+    small = check(Net(forward), IMAGES)
+    if forward is counted:
+        assert len(small.b.weight) == 8
+
+
+def test_inputs_in_a_list_a_dict_an_array():
+    net, mask = Net(branching), torch.rand(2, 1, 8, 8)
+    for example in ([IMAGES, mask], {"mask": mask, "x": IMAGES}, IMAGES.numpy()):
+        assert compact(net, example).report.parameters[1] < net.a.weight.numel() + 200
+    with pytest.raises(CompactionError, match="first arguments of forward are x, mask"):
+        compact(net, {"x": IMAGES, "times": 3})
+
+
+def test_wrapped_networks_are_named():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for wrapped in (nn.DataParallel(net), torch.optim.swa_utils.AveragedModel(net), torch.jit.script(net)):
+        with pytest.raises(CompactionError, match=r"\.module|ScriptModule"):
+            compact(wrapped, torch.randn(2, 3))
+    with pytest.raises(CompactionError, match=r"module '0' is wrapped in DataParallel"):
+        compact(nn.Sequential(nn.DataParallel(net)), torch.randn(2, 3))
