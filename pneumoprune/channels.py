@@ -1048,7 +1048,7 @@ class _Tracer(fx.Tracer):
         value = obj.node.meta["known"]
         return iter(value) if isinstance(value, dict) else iter([obj[i] for i in range(len(value))])
 
-# %% ../nbs/12_channels.ipynb #87d080ba
+# %% ../nbs/12_channels.ipynb #240c7853
 class _NoCasts(TorchFunctionMode):
     "Casts between floating-point numbers cast to float64"
 
@@ -1062,7 +1062,8 @@ class _NoCasts(TorchFunctionMode):
     def _double(value: Any) -> Any:
         if isinstance(value, torch.dtype) and value.is_floating_point:
             return torch.float64
-        return "torch.DoubleTensor" if value in ("torch.FloatTensor", "torch.HalfTensor") else value
+        single = isinstance(value, str) and value in ("torch.FloatTensor", "torch.HalfTensor")
+        return "torch.DoubleTensor" if single else value
 
 
 @contextmanager

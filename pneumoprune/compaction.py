@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 from torch.nn.parameter import is_lazy
@@ -589,7 +588,7 @@ def _only_in_training(evaluating: fx.Graph, training: fx.Graph) -> list[str]:
 def _called(node: fx.Node) -> str:
     return repr(node.target) if node.op == "call_module" else _name(node)[0]
 
-# %% ../nbs/13_compaction.ipynb #4809d37d
+# %% ../nbs/13_compaction.ipynb #154332e3
 def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:  # `model` in eval mode, `graph` traced from it
     "Calls of dropout become modules, which follow the mode of the network; warns of what is lost in training mode"
     found = _dropouts(graph)
@@ -604,7 +603,7 @@ def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:  # `model` in eval
     if len(settings) != len(found):  # not the same calls: how likely those in evaluation drop is a guess
         settings, lost = [(node, p, True) for node, p, _ in found], [*lost, "dropout"]
     for (node, *_), (_, p, active) in zip(found, settings):
-        new = node.args[0] if node.args else node.kwargs["input"]
+        new: Any = node.args[0] if node.args else node.kwargs["input"]
         if active:
             model.add_module(node.name, _DROPOUTS[_name(node)[0]](p))
             with graph.inserting_before(node):
@@ -1008,7 +1007,7 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/13_compaction.ipynb #9f3161a9
+# %% ../nbs/13_compaction.ipynb #10fa0909
 _GIVEN = "the network does not run", "Give a batch that it takes; at most 8 inputs, if its code fixes their number"
 _DOUBLE = "the network does not run in float64", "It is compared in float64: state no other precision in its forward"
 _AFTER = "the compacted network does not run", "The forward of the given one, or a hook, counts channels itself"
@@ -1039,8 +1038,9 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
         _apply(result.get_submodule(name), cut)
     result = _with_new_numbers(result, found, plan)
 
+    doubled = copy.deepcopy(result).cpu().double()
     with _in_double():
-        answers, macs_after = _run(copy.deepcopy(result).cpu().double(), exact, *_AFTER)
+        answers, macs_after = _run(doubled, exact, *_AFTER)
     answers_native, _ = _run(result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
     _warn_if_uninformative(expected, differences[0])
@@ -1128,7 +1128,7 @@ def _write_back(source: nn.Module, target: nn.Module, name: str, report: Compact
             new = torch.where(mask.cpu().bool(), new, old)
         place.copy_(new)
 
-# %% ../nbs/13_compaction.ipynb #462b40f1
+# %% ../nbs/13_compaction.ipynb #7e57bd45
 def restore(
     compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
     masked: nn.Module,  # changed in place: its weights, not its masks
@@ -1139,6 +1139,8 @@ def restore(
     Raises `CompactionError` when `compacted` was not made by `compact`, does not fit `masked`, or when the two networks
     answer differently afterwards.
     """
+    _refuse_wrapped(compacted)
+    _refuse_wrapped(masked)
     report = getattr(compacted, "report", None)
     if not isinstance(report, CompactionReport):
         raise CompactionError("this network was not made by compact: no .report says where its weights belong")

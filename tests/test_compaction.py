@@ -792,8 +792,8 @@ def test_what_training_loses_is_named(extra, words):
 def test_reports_are_kept_with_the_network():
     for small in (as_graph(KEPT["dropout"][0]), compact(tiny(nn.Linear(4, 3)), torch.randn(9, 4))):
         copied, pickled = copy.deepcopy(copy.deepcopy(small).double()), pickle.loads(pickle.dumps(small))
-        for copied in (copied, copy.deepcopy(pickled), torch.compile(small, backend="eager")):
-            assert copied.report.parameters == small.report.parameters
+        for kept in (copied, copy.deepcopy(pickled), torch.compile(small, backend="eager")):
+            assert kept.report.parameters == small.report.parameters
     small = as_graph(KEPT["dropout"][0])
     again = pickle.loads(pickle.dumps(small.train()))
     x = torch.randn(2, 3, 8, 8)
