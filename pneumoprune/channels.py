@@ -7,7 +7,7 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
            'NormCall', 'Layer', 'ChannelGraph', 'channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #7e49a6ec
+# %% ../nbs/12_channels.ipynb #77a8a617
 import inspect
 import operator
 from collections import Counter
@@ -26,7 +26,6 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.fx.proxy import Attribute, TraceError
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from .alexnet import Standardise
 from .core import PneumopruneError
@@ -1048,14 +1047,14 @@ class _Tracer(fx.Tracer):
         value = obj.node.meta["known"]
         return iter(value) if isinstance(value, dict) else iter([obj[i] for i in range(len(value))])
 
-# %% ../nbs/12_channels.ipynb #240c7853
+# %% ../nbs/12_channels.ipynb #a114b7ac
 class _NoCasts(TorchFunctionMode):
     "Casts between floating-point numbers cast to float64"
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and isinstance(args[0], torch.Tensor):
             return args[0].double()
-        args, kwargs = tree_map(self._double, (args, dict(kwargs or {})))
+        args, kwargs = map(self._double, args), {key: self._double(value) for key, value in (kwargs or {}).items()}
         return func(*args, **kwargs)
 
     @staticmethod
