@@ -27,7 +27,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.fx.proxy import Attribute, TraceError
 from torch.overrides import TorchFunctionMode
 
-from .alexnet import Standardise
+from .alexnet import Standardise, _materialise, copy_network
 from .core import PneumopruneError
 
 # %% ../nbs/12_channels.ipynb #66adc92d
@@ -1382,7 +1382,8 @@ def channel_groups(
     Left out are channels of the network's input or output, of a grouped layer, or of an operation without a rule.
     `PneumopruneError` where no group is left.
     """
-    rules = channel_graph(model, example_input, strict=False).rules
+    plain = _materialise(copy_network(model))  # masks compute weights in a type of their own
+    rules = channel_graph(plain, example_input, strict=False).rules
     numbers, groups, fixed = _numbered(rules), {}, set()
     for node, rule in rules.items():
         out, into = numbers[node], [numbers[operand] for operand in rule.operands]

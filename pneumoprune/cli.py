@@ -253,7 +253,8 @@ def main() -> None:
             print(f"pneumoprune: {_mistake(error)}", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    if code == 130:  # what typer, too, makes of Ctrl-C
         again = "give the same command again (lab goes on from the last complete epoch)"
         print(f"\npneumoprune: interrupted; {again}", file=sys.stderr)
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -211,7 +211,7 @@ def test_ties_come_back(tmp_path):
 
 def test_what_would_not_come_back_is_not_written(tmp_path):
     def hooked(model):
-        model[0].register_forward_hook(lambda *_: None)
+        model.register_forward_hook(lambda *_: None)
         return model
 
     def own_forward(model):
@@ -232,6 +232,12 @@ def test_what_would_not_come_back_is_not_written(tmp_path):
         with pytest.raises(CompactionError, match=words):
             save_network(model, tmp_path / "n.safetensors")
         assert not list(tmp_path.iterdir())
+
+
+def test_what_a_hook_inside_does_comes_back(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model[1].register_forward_hook(lambda module, given, result: 2 * result)
+    same(model, tmp_path / "n.safetensors", torch.randn(3, 4))
 
 
 def test_transformers_come_back(tmp_path):
