@@ -47,7 +47,7 @@ chapters: .venv/installed
 	$(BIN)/python report/strip_stderr.py $(CHAPTERS)
 	$(BIN)/nbdev-clean
 
-# the results table of README.md, from the reference run
+# the tables of README.md, from the reference run and from bench/
 readme: .venv/installed
 	$(BIN)/python report/readme.py
 
