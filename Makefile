@@ -32,6 +32,7 @@ test: .venv/installed
 test-hard: export OMP_NUM_THREADS = 1
 test-hard: .venv/installed
 	$(BIN)/pytest -m hard --dist worksteal
+	PNEUMOPRUNE_EXAMPLES=1000 $(BIN)/pytest tests/test_compaction_properties.py
 
 report: .venv/installed
 	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html
@@ -46,7 +47,7 @@ chapters: .venv/installed
 	$(BIN)/python report/strip_stderr.py $(CHAPTERS)
 	$(BIN)/nbdev-clean
 
-# the results table of README.md, from the reference run
+# the tables of README.md, from the reference run and from bench/
 readme: .venv/installed
 	$(BIN)/python report/readme.py
 

@@ -14,10 +14,10 @@ neither does, and `wrong` where the answers differ. Each runs in a process of it
 """
 
 import argparse
+import copy
 import hashlib
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -62,7 +62,7 @@ TIMM = {
     "mixer": ["gmlp_ti16_224", "mixer_s16_224", "resmlp_12_224"],
 }  # fmt: skip
 
-SIZES = {"inception_v3": 75, "maxvit_t": 224, "vit_b_16": 224}  # torchvision: smallest images that go through, or 64
+SIZES = {"inception_v3": 75, "maxvit_t": 224}  # torchvision: smallest images that go through, or 64
 COLUMNS = ["source", "family", "network", "dim", "outcome", "reason", "parameters", "left", "difference", "seconds",
            "image", "code", "versions"]  # fmt: skip
 
@@ -107,6 +107,8 @@ def make(source: str, name: str):
     settings = {"num_classes": 10, "weights": None}
     if source == "segmentation":
         settings["weights_backbone"] = None
+    if name.startswith("vit"):
+        settings["image_size"] = 64
     if name in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": False}
     return torchvision.models.get_model(name, **settings)
@@ -117,7 +119,7 @@ def image_size(source: str, name: str, model) -> tuple[int, ...]:
     import torch
 
     if source == "video":
-        return (3, 16, 224, 224) if name in ("s3d", "mvit_v2_s") else (3, 16, 64, 64)
+        return (3, 16, 224, 224) if name in ("s3d", "mvit_v2_s") else (3, 8, 32, 32)
     if source == "timm":
         settings = model.pretrained_cfg
         whole = settings["input_size"][-1]
@@ -182,27 +184,39 @@ def difference(model, other, shape: tuple[int, ...]) -> float:
     import torch
 
     from pneumoprune.alexnet import copy_network
+    from pneumoprune.pruning import make_permanent
 
     random = torch.Generator().manual_seed(4321)
     x = torch.cat([torch.randn(2, *shape, generator=random), torch.rand(1, *shape, generator=random)]).double()
     with torch.no_grad():
-        expected, found = (tensors(copy_network(network).double().eval()(x)) for network in (model, other))
+        # attention reads weights that no hook has masked in double precision: masks are made permanent first
+        plain = make_permanent(model), copy_network(other)
+        expected, found = (tensors(network.double().eval()(x)) for network in plain)
     if any(not e.isfinite().all() or torch.equal(e[0], e[1]) for e in expected):
         return float("nan")
     return max(((e - f).abs().max() / e.abs().max()).item() for e, f in zip(expected, found, strict=True))
 
 
-def attempt(source: str, name: str, dim: int) -> dict:
-    "What becomes of one network"
+def attempt(source: str, name: str) -> dict[int, dict]:
+    "What becomes of one network, by dimension"
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    model = make(source, name).eval()
+    shape = image_size(source, name, model)
+    enliven(model)
+    return {dim: compacted(mask(copy.deepcopy(model), dim), shape, dim) for dim in (1, 0)}
+
+
+def compacted(model, shape: tuple[int, ...], dim: int) -> dict:
+    "What becomes of one masked network"
     import torch
 
     from pneumoprune import CompactionError, compact
     from pneumoprune.alexnet import count_parameters
 
-    torch.manual_seed(0)
-    model = make(source, name).eval()
-    shape = image_size(source, name, model)
-    model = mask(enliven(model), dim)
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
     found: dict = {"image": "x".join(map(str, shape[1:])), "reason": "", "outcome": "refused"}
     for strict in (True, False):
@@ -225,20 +239,31 @@ def attempt(source: str, name: str, dim: int) -> dict:
     return found
 
 
+def _send(pipe, source: str, name: str) -> None:
+    pipe.send(attempt(source, name))
+
+
 # --- all of them
 
 
-def row_of(source: str, name: str, dim: int, seconds: int) -> dict:
-    "The row of one network and dimension, made by another process within a time limit"
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", source, name, str(dim)]
+def rows_of(source: str, name: str, seconds: int) -> dict[int, dict]:
+    "What becomes of one network, by dimension, found by another process within a time limit"
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")  # a fork has imported already
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, source, name))
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"outcome": "timed out", "reason": f"more than {seconds} s"}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"outcome": "crashed", "reason": last[:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+        if ours.poll(seconds):
+            return ours.recv()
+        found = {"outcome": "timed out", "reason": f"more than {seconds} s"}
+    except EOFError:
+        process.join()
+        found = {"outcome": "crashed", "reason": f"the process ended with {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+    return {1: found, 0: found}
 
 
 def write(table: pd.DataFrame) -> None:
@@ -281,39 +306,36 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every classification network of torchvision")
     parser.add_argument("--failed", action="store_true", help="only networks that were not handled strictly")
     parser.add_argument("--list", action="store_true", help="print the networks and stop")
-    parser.add_argument("--limit", type=int, default=300, help="seconds for one network and dimension")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--limit", type=int, default=600, help="seconds for one network")
     options = parser.parse_args()
-    if options.child:
-        warnings.simplefilter("ignore")
-        source, name, dim = options.child
-        print(json.dumps(attempt(source, name, int(dim))))
-        return
     if options.list:
         print(*map(" ".join, networks(options.all)), sep="\n")
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import timm  # noqa: F401, for the processes to come
+    import torchvision  # noqa: F401
+
+    import pneumoprune.compaction  # noqa: F401
+
     table, made = read(), {"code": code(), "versions": versions()}
     order = {(source, name): i for i, (source, _, name) in enumerate(networks(True))}
     for source, family, name in networks(options.all):
         if (options.only and name not in options.only) or (options.source and source != options.source):
             continue
-        for dim in (1, 0):
-            here = (table.source == source) & (table.network == name) & (table.dim == dim)
-            same = here & (table.code == made["code"]) & (table.versions == made["versions"])
-            handled = here & (table.outcome == "strict")
-            if not options.only and (same.any() or (options.failed and handled.any())):
-                continue
-            found = {"source": source, "family": family, "network": name, "dim": dim} | made
-            found |= row_of(source, name, dim, options.limit)
-            table = pd.concat([table[~here], pd.DataFrame([found])], ignore_index=True)[COLUMNS]
-            place = [order[row] for row in zip(table.source, table.network)]
-            table = table.assign(place=place).sort_values(["place", "dim"], ascending=[True, False], kind="stable")
-            table = table.drop(columns="place").reset_index(drop=True)
-            write(table)
-            print(
-                f"{source} {name} dim={dim}: {found['outcome']} {found.get('left', '')} {found['reason']}", flush=True
-            )
+        here = (table.source == source) & (table.network == name)
+        same = here & (table.code == made["code"]) & (table.versions == made["versions"])
+        handled = here & (table.outcome == "strict")
+        if not options.only and (same.sum() == 2 or (options.failed and handled.sum() == 2)):
+            continue
+        first = {"source": source, "family": family, "network": name}
+        rows = [first | {"dim": dim} | row | made for dim, row in rows_of(source, name, options.limit).items()]
+        table = pd.concat([table[~here], pd.DataFrame(rows)], ignore_index=True)[COLUMNS]
+        place = [order[row] for row in zip(table.source, table.network)]
+        table = table.assign(place=place).sort_values(["place", "dim"], ascending=[True, False], kind="stable")
+        table = table.drop(columns="place").reset_index(drop=True)
+        write(table)
+        for row in rows:
+            print(source, name, f"dim={row['dim']}:", row["outcome"], row.get("left", ""), row["reason"], flush=True)
     print(summary(table))
 
 

@@ -288,7 +288,7 @@ def markdown(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=NETWORKS, choices=NETWORKS, metavar="NETWORK")
-    parser.add_argument("--repeats", type=int, default=30, help="turns of the stopwatch")
+    parser.add_argument("--repeats", type=int, default=15, help="turns of the stopwatch")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

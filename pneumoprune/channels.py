@@ -7,7 +7,7 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
            'NormCall', 'Layer', 'ChannelGraph', 'channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #7e49a6ec
+# %% ../nbs/12_channels.ipynb #77a8a617
 import inspect
 import operator
 from collections import Counter
@@ -26,7 +26,6 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.fx.proxy import Attribute, TraceError
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from .alexnet import Standardise, _materialise, copy_network
 from .core import PneumopruneError
@@ -586,7 +585,7 @@ class Shuffle(Coupled):
 class Mixer(Rule):
     "Reads every channel, and keeps all of its own"
 
-# %% ../nbs/12_channels.ipynb #1af0192c
+# %% ../nbs/12_channels.ipynb #99643360
 _RESHAPES = ("view", "reshape", "expand", "unflatten", "split")  # compaction changes numbers of channels in their calls
 
 
@@ -612,7 +611,10 @@ class Query(Rule):
 
     @staticmethod
     def _counts(index: Any, operand: fx.Node) -> bool:
-        return not isinstance(index, int) or index % len(_shape(operand)) in _axes(operand)
+        if not isinstance(index, int | slice):
+            return True
+        asked = range(len(_shape(operand)))[index]
+        return asked in _axes(operand) if isinstance(asked, int) else not set(asked).isdisjoint(_axes(operand))
 
     def _told(self, node: fx.Node) -> bool:
         "Does the number reach more than reshapes?"
@@ -946,7 +948,16 @@ class _Answering(fx.Proxy):
 class _AnsweringAttribute(_Answering, Attribute):
     "Such as the shape of a tensor"
 
-# %% ../nbs/12_channels.ipynb #b8572f36
+# %% ../nbs/12_channels.ipynb #ff6d7d8f
+def _mutable(value: Any) -> Any:
+    "A copy of nested arguments of a node, in plain lists and dicts"
+    if isinstance(value, list):
+        return [_mutable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _mutable(item) for key, item in value.items()}
+    return tuple(map(_mutable, value)) if type(value) is tuple else value
+
+# %% ../nbs/12_channels.ipynb #8316281b
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows sizes, and which module it is in, so that an error can name it"
 
@@ -1011,9 +1022,9 @@ class _Tracer(fx.Tracer):
             return self.inputs[sum(other.op == "placeholder" for other in self.graph.nodes) - 1]
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.root)
-        # a buffer becomes a node without a proxy
-        value: Any = lambda n: self._run(n) if n.op == "get_attr" else n.meta["known"]  # noqa: E731
-        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        # parameters handed to a function are nodes of their own, made without a proxy
+        known = lambda n: self._run(n) if n.op == "get_attr" else n.meta["known"]
+        args, kwargs = _mutable(fx.map_arg((node.args, node.kwargs), known))
         assert self.fake is not None
         with self.fake, _in_double():
             if node.op == "call_module":
@@ -1039,14 +1050,14 @@ class _Tracer(fx.Tracer):
         value = obj.node.meta["known"]
         return iter(value) if isinstance(value, dict) else iter([obj[i] for i in range(len(value))])
 
-# %% ../nbs/12_channels.ipynb #240c7853
+# %% ../nbs/12_channels.ipynb #a114b7ac
 class _NoCasts(TorchFunctionMode):
     "Casts between floating-point numbers cast to float64"
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and isinstance(args[0], torch.Tensor):
             return args[0].double()
-        args, kwargs = tree_map(self._double, (args, dict(kwargs or {})))
+        args, kwargs = map(self._double, args), {key: self._double(value) for key, value in (kwargs or {}).items()}
         return func(*args, **kwargs)
 
     @staticmethod
@@ -1268,9 +1279,12 @@ class ChannelGraph:
                 found[operand].append(node)
         return found
 
-# %% ../nbs/12_channels.ipynb #e0255958
+# %% ../nbs/12_channels.ipynb #2de6872b
 class _Shapes(ShapeProp):
     "Runs an example through a graph; notes the shapes of tensors, and what else nodes return"
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        return _mutable(super().fetch_args_kwargs_from_env(n))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

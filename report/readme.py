@@ -1,13 +1,16 @@
-"Write the results of the reference run into README.md, between its two markers: no number there is typed"
+"Write the measured tables into README.md, between their markers: no number there is typed"
 
+import json
 import re
 from pathlib import Path
+
+import pandas as pd
 
 from pneumoprune.run import load_run, times_smaller
 from pneumoprune.tables import comparison_table
 
 ROOT = Path(__file__).parent.parent
-MARKERS = re.compile(r"(<!-- results:.*?-->\n).*?(<!-- end of results -->)", re.S)
+MARKERS = re.compile(r"(<!-- (\w+): written by .*?-->\n).*?(<!-- end of \2 -->)", re.S)
 
 
 def results(folder: Path = ROOT / "results/reference") -> str:
@@ -37,11 +40,109 @@ def results(folder: Path = ROOT / "results/reference") -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_results(text: str, found: str) -> str:
-    "README text with the results between the markers"
-    return MARKERS.sub(lambda m: m[1] + found + m[2], text)
+def left(row: dict) -> str:
+    "Parameters left, and in what way the function is another one"
+    if pd.isna(row["parameters_left"]):
+        return "fails"
+    gap, part = row["difference"], f"{row['parameters_left']:.2f}"
+    return part if gap <= 1e-12 else f"≈ {part}" if gap <= 1e-6 else f"≠ {part}"
+
+
+def rivals(path: Path = ROOT / "bench/rivals.json") -> str:
+    "What four tools leave of six masked networks, as Markdown"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    machine, rows = found["machine"], pd.DataFrame(found["rows"])
+    best = best_settings(rows)
+    best["left"] = [left(row) for row in best.to_dict("records")]
+    tools, cases = best.tool.unique(), best.groupby(["network", "masks"], sort=False)
+    lines = ["| network | masks | " + " | ".join(tools) + " |", "|---|---|" + "---:|" * len(tools)]
+    for case, some in cases:
+        lines.append("| " + " | ".join([*case, *some.set_index("tool").left[tools]]) + " |")
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    notes = (
+        f"Part of the parameters that is left where {machine['masked']:.0%} of the channels of every layer are masked: "
+        "its inputs (`dim=1`), its outputs (`dim=0`), or whole groups of coupled channels as torch-pruning finds them "
+        "(`groups`). 1.00: nothing was found to remove. The outputs in float64 are the same to 1e-12; ≈ to 1e-6, where "
+        "constants were rounded to float32; ≠ they are others.",
+        better(best),
+        speed(best),
+        "torch-simplify is shown with the better of its two settings, to fuse batch normalisations or not. "
+        f"Measured by `python bench/rivals.py` on one thread of an {machine['cpu']} with {versions}. "
+        "Multiply–accumulates, times with quartiles, and what each tool said: [bench/rivals.md](bench/rivals.md).",
+    )
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def best_settings(rows: pd.DataFrame) -> pd.DataFrame:
+    "One row for each tool and case: of its settings one that works, keeps the function, and leaves the least"
+    rows = rows.assign(tool=rows.tool.str.split(",").str[0], other=~(rows.difference <= 1e-6))
+    rows = rows.sort_values(["other", "parameters_left"], kind="stable", na_position="last")
+    return rows.drop_duplicates(["network", "masks", "tool"]).sort_index()
+
+
+def better(rows: pd.DataFrame) -> str:
+    "Where another tool that keeps the function leaves fewer parameters, or fewer multiply-accumulates"
+    parts = []
+    for column, what in (("parameters_left", "parameters"), ("macs_left", "multiply–accumulates")):
+        ours = rows[rows.tool == "compact"].set_index(["network", "masks"])[column]
+        others = rows[(rows.tool != "compact") & (rows.difference <= 1e-6)]
+        less = [
+            f"{row.tool} on {row.network} with {row.masks}"
+            for row in others.to_records()
+            if row[column] < ours[row.network, row.masks] - 0.0005
+        ]
+        where = f"{len(less)} of {len(ours)} cases ({'; '.join(less)})" if less else f"none of the {len(ours)} cases"
+        parts.append(f"fewer {what} in {where}")
+    return f"Another tool that keeps the function leaves {', and '.join(parts)}."
+
+
+def speed(rows: pd.DataFrame) -> str:
+    "Median speed-ups over the cases, and what it takes to get there"
+    timed = rows[rows.speedup.notna()]
+    timed = timed.assign(speedup=[speedup[0] for speedup in timed.speedup]).groupby("tool", sort=False)
+    fast = [f"{tool} {times:.2f}" for tool, times in timed.speedup.median().items()]
+    took = [f"{tool} {seconds:.1f} s" for tool, seconds in timed.seconds.median().items()]
+    return (
+        f"Times as fast as the masked network, one image, median of the cases: {', '.join(fast)}. "
+        f"What the tools themselves take: {', '.join(took)}; `compact` compares the outputs in that time."
+    )
+
+
+def architectures(path: Path = ROOT / "bench/architectures.csv") -> str:
+    "How many architectures `compact` handles, as Markdown"
+    table = pd.read_csv(path)
+    heads = ["networks", "tried", "compacted", "only with `strict=False`", "not", "parameters left, `dim=1`", "`dim=0`"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * 6]
+    names = {
+        "torchvision": "torchvision, families of classifiers",
+        "segmentation": "torchvision, segmentation",
+        "video": "torchvision, video",
+        "timm": "timm",
+    }
+    for source, name in names.items():
+        rows = table[table.source == source]
+        outcomes = rows.groupby("network").outcome.agg(set)
+        strict = sum(found == {"strict"} for found in outcomes)
+        loose = sum("loose" in found and found <= {"strict", "loose"} for found in outcomes)
+        handled = rows[rows.outcome.isin(["strict", "loose"])]
+        medians = [f"{handled[handled.dim == dim].left.median():.2f}" for dim in (1, 0)]
+        cells = [
+            name,
+            *(str(count) for count in (len(outcomes), strict, loose, len(outcomes) - strict - loose)),
+            *medians,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+WRITERS = {"results": results, "rivals": rivals, "architectures": architectures}
+
+
+def with_results(text: str) -> str:
+    "README text with what was measured between the markers"
+    return MARKERS.sub(lambda found: found[1] + WRITERS[found[2]]() + found[3], text)
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    readme.write_text(with_results(readme.read_text(encoding="utf-8"), results()), encoding="utf-8")
+    readme.write_text(with_results(readme.read_text(encoding="utf-8")), encoding="utf-8")

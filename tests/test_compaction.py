@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import pickle
 import warnings
 from dataclasses import dataclass
@@ -95,19 +94,20 @@ def test_recipe_on_alexnet_of_1000_outputs():
 
 # --- the zoo
 
-ZOO = {
-    "alexnet": 64, "vgg11": 32, "vgg13_bn": 32, "squeezenet1_0": 64, "squeezenet1_1": 64, "resnet18": 64,
-    "resnet34": 32, "resnet50": 32, "mobilenet_v2": 32, "densenet121": 32, "googlenet": 32, "inception_v3": 75,
-    "mobilenet_v3_small": 32, "efficientnet_b0": 32, "mnasnet0_5": 32, "regnet_y_400mf": 32, "resnext50_32x4d": 32,
+ZOO = {  # one of each way to put layers together
+    "alexnet": 64, "squeezenet1_1": 64, "resnet18": 64, "mobilenet_v2": 32, "mobilenet_v3_small": 32, "googlenet": 32,
 }  # fmt: skip
-if os.environ.get("PNEUMOPRUNE_ZOO"):  # the rest of the families: more of the same, and slower
-    rest = ("vgg11_bn", "vgg13", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet101", "densenet169", "mnasnet1_0",
-            "mobilenet_v3_large", "efficientnet_b1", "regnet_x_400mf", "wide_resnet50_2")  # fmt: skip
-    ZOO |= dict.fromkeys(rest, 32)
+MORE = {  # the rest of the families: more of the same, and slower
+    "vgg11": 32, "vgg13_bn": 32, "squeezenet1_0": 64, "resnet34": 32, "resnet50": 32, "densenet121": 32,
+    "inception_v3": 75, "efficientnet_b0": 32, "mnasnet0_5": 32, "regnet_y_400mf": 32, "resnext50_32x4d": 32,
+    "vgg16": 32, "vgg19_bn": 32, "resnet101": 32, "densenet169": 32, "mobilenet_v3_large": 32, "efficientnet_b1": 32,
+    "regnet_x_400mf": 32, "wide_resnet50_2": 32,
+}  # fmt: skip
+SIDES = ZOO | MORE
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*ZOO, *(pytest.param(name, marks=pytest.mark.hard) for name in MORE)])
 def test_zoo(name, dim):
     settings = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = getattr(torchvision.models, name)(num_classes=5, **settings)
@@ -116,7 +116,7 @@ def test_zoo(name, dim):
         for i, widths in zip(wide, [(model.classifier[wide[0]].in_features, 96), (96, 64), (64, 5)]):
             model.classifier[i] = nn.Linear(*widths)
     model = masked(lively(model), dim=dim)
-    x = torch.randn(2, 3, ZOO[name], ZOO[name])
+    x = torch.randn(2, 3, SIDES[name], SIDES[name])
     small = compact(model, x)
     report = small.report
     assert report.difference <= (1e-12 if dim == 1 else 1e-6)  # constants are rounded to float32 once
@@ -935,7 +935,7 @@ def test_loading_needs_neither_torchvision_nor_masks(saved, tmp_path):
     assert "torchvision" not in done.stdout and "[1, 3]" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "mobilenet_v3_small", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", pytest.param("densenet121", marks=pytest.mark.hard)])
 def test_zoo_in_files(name, tmp_path):
     model = masked(lively(getattr(torchvision.models, name)(num_classes=3)))
     x = torch.randn(2, 3, 32, 32)
@@ -997,6 +997,7 @@ def test_networks_that_are_not_data_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.hard
 def test_export_to_onnx_and_torch_export(saved, tmp_path):
     small, path = saved
     x = torch.randn(2, 3, 32, 32)

@@ -22,7 +22,7 @@ from pneumoprune.networks import load_network, save_network
 
 EXAMPLES = int(os.environ.get("PNEUMOPRUNE_EXAMPLES", 0))
 profile = settings(
-    max_examples=EXAMPLES or 120,
+    max_examples=EXAMPLES or 80,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
@@ -463,7 +463,7 @@ def _answers_everything_alike(net, x):
 
 
 @given(networks())
-@profile
+@settings(profile, max_examples=EXAMPLES or 40)
 def test_compacting_twice_saving_and_restoring(drawn):
     net, x = drawn
     note(str(net.steps))
