@@ -471,7 +471,7 @@ def _involved(labels: np.ndarray, misleading: np.ndarray) -> np.ndarray:
     lowest, highest = misleading[labels == 1].min(), misleading[labels == 0].max()
     return np.where(labels == 1, misleading < highest, misleading > lowest)
 
-# %% ../nbs/03_evaluation.ipynb #7a485c30
+# %% ../nbs/03_evaluation.ipynb #faa72cb7
 def misled_auc_with_interval(
     labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
     scores: np.ndarray,  # (N,) what the model says
@@ -489,7 +489,7 @@ def misled_auc_with_interval(
     weights = _resampled_weights(labels, groups, resamples, seed)
     draws = np.concatenate([_misled(block, labels, scores, misleading) for block in weights])
     ends = np.nanpercentile(draws, (2.5, 97.5)) if not np.isnan(draws).all() else np.array([0.0, 1.0])
-    low, high = _widened(*ends[:, None], _fewest(labels[involved], groups[involved]), least=0)
+    low, high = _widened(ends[:1], ends[1:], _fewest(labels[involved], groups[involved]), least=0)
     return [value, float(low[0]), float(high[0])]
 
 # %% ../nbs/03_evaluation.ipynb #a0a57a9f
