@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CRITERIA', 'score_channels', 'channel_costs', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed', 'slim']
 
-# %% ../nbs/15_slimming.ipynb #a2fe8099
+# %% ../nbs/15_slimming.ipynb #f06632ec
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from .data import XRays
 from .evaluation import shift_aucs
 from .pruning import prunable
 from .synthetic import shift_suite
-from .training import TrainSettings, _device, _moved, augment, fit, predict
+from .training import TrainSettings, augment, fit, predict
 
 # %% ../nbs/15_slimming.ipynb #f2654637
 def _rows(model: nn.Module, group: Group, tensor: Callable[..., torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -219,12 +219,11 @@ class SlimSettings:
     )
     dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
 
-# %% ../nbs/15_slimming.ipynb #bbd7ebf3
-def _shift_auc(model: nn.Module, suite: dict[str, XRays], device: torch.device) -> float:
+# %% ../nbs/15_slimming.ipynb #9ba115e9
+def _shift_auc(model: nn.Module, suite: dict[str, XRays], device: str) -> float:
     "Mean AUC over validation images, clean and under every shift, predicted on `device`"
-    with _moved(model, device):
-        parts = [pd.DataFrame({"split": "val" if kind == "clean" else f"val-{kind}", "label": part.labels,
-                               "network": predict(model, part, device=device)}) for kind, part in suite.items()]
+    parts = [pd.DataFrame({"split": "val" if kind == "clean" else f"val-{kind}", "label": part.labels,
+                           "network": predict(model, part, device=device)}) for kind, part in suite.items()]
     return float(np.mean(shift_aucs(pd.concat(parts), ["network"])["network"].to_list()))
 
 # %% ../nbs/15_slimming.ipynb #bf8fdfbd
@@ -264,8 +263,8 @@ def _round(
     # after an interruption, the clock here misses the epochs before it; the history has them
     return smaller, max(time.perf_counter() - start, float(np.sum(history["seconds"])))
 
-# %% ../nbs/15_slimming.ipynb #87d0adc3
-def _row(number: int, network: nn.Module, suite: dict[str, XRays], device: torch.device) -> dict:
+# %% ../nbs/15_slimming.ipynb #aa682e36
+def _row(number: int, network: nn.Module, suite: dict[str, XRays], device: str) -> dict:
     "The row of a round: what the network weighs, computes and scores"
     example = torch.tensor(suite["clean"].images[:2]).float()
     return {
@@ -277,7 +276,7 @@ def _row(number: int, network: nn.Module, suite: dict[str, XRays], device: torch
         "val_auc": _shift_auc(network, suite, device),
     }
 
-# %% ../nbs/15_slimming.ipynb #86864674
+# %% ../nbs/15_slimming.ipynb #13396855
 def _checkpoints(folder: str | Path | None, name: str) -> Path | None:
     return Path(folder) / "checkpoints" / name if folder else None
 
@@ -292,7 +291,7 @@ def _shrink(
         if number:
             current, seconds = _round(current, xrays, settings, number, teacher, _checkpoints(folder, f"slim-{number}"))
         start = time.perf_counter()
-        row = _row(number, current, suite, _device(settings.train.device))
+        row = _row(number, current, suite, settings.train.device)
         rows.append(row | {"seconds": seconds + time.perf_counter() - start})
         if folder:
             write_csv(Path(folder) / "rounds.csv", pd.DataFrame(rows))

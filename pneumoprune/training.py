@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'augment', 'TrainSettings', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #0ee2a53b
+# %% ../nbs/10_training.ipynb #545ff5bb
 import copy
 import hashlib
 import json
@@ -14,8 +14,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,27 +248,6 @@ def _check_device(device: str) -> None:
 def _widest(device: torch.device) -> torch.dtype:
     "The most exact numbers of a device"
     return torch.float32 if device.type == "mps" else torch.float64
-
-# %% ../nbs/10_training.ipynb #b58f486f
-def _device(name: str) -> torch.device:
-    "The device behind `TrainSettings.device`"
-    _check_device(name)
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def _moved(model: nn.Module, device: torch.device) -> Iterator[torch.device]:
-    "The network on `device`, computing in full float32; on the CPU again afterwards, masks included"
-    exact, before = torch.backends.cudnn.conv, torch.backends.cudnn.conv.fp32_precision
-    exact.fp32_precision = "ieee"
-    try:
-        model.to(device)
-        yield device
-    finally:
-        exact.fp32_precision = before
-        model.to("cpu")
-        if device.type != "cpu":
-            refresh_masks(model)  # a masked weight is neither parameter nor buffer, and would stay behind
 
 # %% ../nbs/10_training.ipynb #ac31fed5
 def _accelerator(settings: TrainSettings) -> Accelerator:
