@@ -1,6 +1,8 @@
 "A run that never happened, of the form a real one has: for tests, never for results"
 
+import copy
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ def simulated_run(
     models: Sequence[str] = MODELS,  # the networks in it
     synthetic: bool = True,  # whether its images are phantoms
     progression: Sequence = (),  # image sizes of the first trainings: pairs (share of the epochs, side)
+    seeds: int = 1,  # trainings of the whole chain: seed 0 is this run, the others are folders in it
+    external: bool = False,  # whether it has images of another hospital
     folder: str | Path | None = None,  # write it there as well, as a run folder
 ) -> Run:
     "A whole run, made of random numbers"
@@ -36,7 +40,8 @@ def simulated_run(
         split: {"NORMAL": normal + int(rng.integers(1, 20)), "PNEUMONIA": ill + int(rng.integers(1, 20))}
         for split, normal, ill in (("train", 300, 700), ("val", 54, 118), ("test", 70, 120))
     }
-    predictions = _predictions(rng, models, counts, shifts=1 + seed % 3)
+    others = {"external": {"NORMAL": 90, "PNEUMONIA": 80}} if external else {}
+    predictions = _predictions(rng, models, counts | others, shifts=1 + seed % 3, seeds=seeds)
     summary = summarise(predictions, resamples=200 + seed)
     times, whole = _times(rng, models, sum(counts["test"].values()))
     for name in models:
@@ -49,50 +54,94 @@ def simulated_run(
             "latency_ms": {f"batch {batch}": ms for batch, ms in one.items()},
             "inference_s": whole[whole["model"] == name]["seconds"].median(),
         }  # fmt: skip
-    info = _info(rng, seed, counts, synthetic, epochs, rounds, progression)
-    tables = {
-        "history": _history(rng, [name for name in models if name in ("original", "masked", "slim")], epochs, rounds),
-        "predictions": predictions, "latency": times, "inference": whole, "sensitivity": _sensitivity(rng),
-        "pruning": _pruning(rng, rounds) if "masked" in models else pd.DataFrame(),
-    }  # fmt: skip
-    tables["compaction"] = _compaction(tables["pruning"]) if "compacted" in models else pd.DataFrame()
-    tables["rounds"] = _slimmed(rng, seed, epochs, info, summary) if "slim" in models else pd.DataFrame()
+    info = _info(rng, seed, counts, synthetic, epochs, rounds, progression) | _external(rng, others)
+    info["settings"]["seeds"] = seeds
+    tables = _chain(rng, seed, models, epochs, rounds, info, summary)
+    tables |= {"predictions": predictions, "latency": times, "inference": whole, "sensitivity": _sensitivity(rng)}
     tables["amounts"] = _quantised(rng, info, summary) if "slim-int8" in models else pd.DataFrame()
-    if folder is not None:
-        folder = Path(folder)
-        write_json(folder / "run.json", info)
+    folder = None if folder is None else Path(folder)
+    if folder:
+        _write(folder, info, tables)
         write_json(folder / "summary.json", summary)
-        for name, table in tables.items():
-            if len(table):
-                table.to_csv(folder / f"{name}.csv", index=False)
-    return Run(folder or Path(), info, summary=summary, earlier=pd.DataFrame(), **tables)
+    chains = [_seed(rng, k, models, epochs, rounds, info, predictions, folder) for k in range(1, seeds)]
+    return Run(folder or Path(), info, summary=summary, earlier=pd.DataFrame(), **tables, **_as_seeds(chains))
 
 
-def _predictions(rng, models, counts, shifts) -> pd.DataFrame:
-    "Validation, clean and under up to three shifts, and test; masked and compacted agree"
+def _as_seeds(chains) -> dict:
+    "The argument of `Run` for further seeds"
+    return {"seeds": tuple(chains)} if "seeds" in {field.name for field in fields(Run)} else {}
+
+
+def _write(folder: Path, info: dict, tables: dict) -> None:
+    write_json(folder / "run.json", info)
+    for name, table in tables.items():
+        if len(table):
+            table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _chain(rng, seed, models, epochs, rounds, info, summary) -> dict[str, pd.DataFrame]:
+    "What the training of every network leaves"
+    trained = [name for name in models if name in ("original", "masked", "slim")]
+    pruning = _pruning(rng, rounds) if "masked" in models else pd.DataFrame()
+    return {
+        "history": _history(rng, trained, epochs, rounds), "pruning": pruning,
+        "compaction": _compaction(pruning) if "compacted" in models else pd.DataFrame(),
+        "rounds": _slimmed(rng, seed, epochs, info, summary) if "slim" in models else pd.DataFrame(),
+    }  # fmt: skip
+
+
+def _seed(rng, number, models, epochs, rounds, info, predictions, folder) -> Run:
+    "The chain of a further seed: trained and predicted, but neither timed nor judged"
+    told = copy.deepcopy(info) | {"seed": number}
+    nothing = {name: pd.DataFrame() for name in ("latency", "inference", "sensitivity", "amounts", "earlier")}
+    tables = _chain(rng, number, models, epochs, rounds, told, {"models": {name: {} for name in models}})
+    own = {f"{name}-seed-{number}": name for name in models}
+    tables["predictions"] = predictions[["split", "name", "patient", "label", *own]].rename(columns=own)
+    place = folder / f"seed-{number}" if folder else Path()
+    if folder:
+        _write(place, told, tables)
+    return Run(place, told, summary={}, **tables, **nothing)
+
+
+def _external(rng, others) -> dict:
+    "What run.json says of the images of another hospital"
+    if not others:
+        return {"external": None}
+    counts = others["external"]
+    return {"external": {
+        "name": "elsewhere.zip", "fingerprint": f"{rng.integers(2**62):064x}", "images": sum(counts.values()),
+        "counts": counts, "patients": sum(counts.values()) // 2, "unreadable": [], "left_out": [], "notes": [],
+    }}  # fmt: skip
+
+
+def _predictions(rng, models, counts, shifts, seeds) -> pd.DataFrame:
+    "Validation, clean and under up to three shifts, test, and the other hospital; masked and compacted agree"
     frames = []
-    for split in ("val", "test"):
+    for split in [split for split in counts if split != "train"]:
         label = np.repeat([0, 1], list(counts[split].values()))
         kind = np.where(rng.random(len(label)) < 0.6, "bacteria", "virus")
-        folder = "test" if split == "test" else "train"
+        folder = "train" if split == "val" else split
         names = [
             f"{folder}/PNEUMONIA/person{i // 2}_{k}_{i}.jpeg" if y else f"{folder}/NORMAL/IM-{i // 2:04d}-{i:04d}.jpeg"
             for i, (y, k) in enumerate(zip(label, kind))
         ]
         patients = [f"{split}{y}-{i // 2:04d}" for i, y in enumerate(label)]
-        ease = 2.0 if split == "val" else 1.6
+        ease = {"val": 2.0, "test": 1.6, "external": 0.2}[split]
         latent = ease * (2 * label - 1) + rng.normal(0, 1, len(label)) - 0.3 * (kind == "virus") * label
         scores = {}
-        for name in [*models, *(["slim-seed-1", "slim-seed-2"] if "slim" in models else [])]:
-            noise = rng.normal(0, {"original": 0.1, "slim-int8": 0.3}.get(name, 0.25), len(label))
-            scores[name] = 1 / (1 + np.exp(-1.8 * (latent + noise)))
-        if "compacted" in models:  # nothing but the order of summation differs
-            scores["compacted"] = np.clip(scores["masked"] + 1e-8 * rng.normal(size=len(label)), 0, 1)
+        for ending in ("", *(f"-seed-{number}" for number in range(1, seeds))):
+            training = rng.normal(0, 0.3, len(label)) if ending else 0  # what differs from seed to seed
+            for name in models:
+                noise = rng.normal(0, {"original": 0.1, "slim-int8": 0.3}.get(name, 0.25), len(label))
+                scores[name + ending] = 1 / (1 + np.exp(-1.8 * (latent + training + noise)))
+            if "compacted" in models:  # nothing but the order of summation differs
+                near = scores[f"masked{ending}"] + 1e-8 * rng.normal(size=len(label))
+                scores[f"compacted{ending}"] = np.clip(near, 0, 1)
         frame = pd.DataFrame({"split": split, "name": names, "patient": patients, "label": label} | scores)
         frames.append(frame)
         for shift in ("exposure", "noise", "crop")[:shifts] if split == "val" else ():
             moved = {name: values ** rng.uniform(0.8, 1.25) for name, values in scores.items()}
-            moved |= {"compacted": moved["masked"]} if "compacted" in models else {}
+            moved |= {name: moved[name.replace("compacted", "masked")] for name in moved if "compacted" in name}
             frames.append(frame.assign(split=f"val-{shift}", **moved))
     return pd.concat(frames, ignore_index=True)
 
@@ -174,7 +223,7 @@ def _slimmed(rng, seed, epochs, info, summary) -> pd.DataFrame:
         "size_mb": 217.5 * share**2, "val_auc": 0.99 - 0.006 * (1 - share) ** 4 - rng.random(steps) * 1e-3,
         "seconds": 100 * share,
     })  # fmt: skip
-    summary["models"]["slim"]["parameters"] = int(path["parameters"].iloc[-2])
+    summary["models"]["slim"] |= {"parameters": int(path["parameters"].iloc[-2])}
     info["settings"]["slim"] = {
         "tolerance": 0.005 + 0.001 * (seed % 4), "train": {"epochs": 2 + seed % 3},
         "final": {"epochs": epochs, "distillation": 0.7 * (seed % 2)},
