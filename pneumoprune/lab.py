@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/18_lab.ipynb #96251196
+# %% ../nbs/18_lab.ipynb #2db52f6c
 import copy
 import json
 import logging
@@ -48,7 +48,7 @@ from .pruning import prunable, prune_iteratively, sensitivity
 from .run import Run, load_run, summarise
 from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
-from .training import TrainSettings, _check_device, _device, _moved, fit, predict, save_weights
+from .training import TrainSettings, _check_device, _device, fit, predict, save_weights
 
 # %% ../nbs/18_lab.ipynb #c91ae4a7
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _external_description(external: XRays | None) -> dict | None:
         "left_out": list(external.left_out), "notes": list(external.notes),
     }
 
-# %% ../nbs/18_lab.ipynb #03bfc41d
+# %% ../nbs/18_lab.ipynb #e1c7bf43
 def _cpu() -> str:
     "The processor's name"
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
@@ -223,7 +223,8 @@ def _machine(device: str) -> dict:
     "The machine and the versions that made the numbers"
     packages = "pneumoprune torch torchvision accelerate numpy scikit-learn pandas onnx onnxruntime".split()
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    trains = torch.cuda.get_device_name() if _device(device).type == "cuda" else "CPU"
+    where = _device(device).type
+    trains = torch.cuda.get_device_name() if where == "cuda" else where.upper()
     return {"cpu": _cpu(), "device": trains, "threads": torch.get_num_threads(), "system": platform.system(),
             "versions": versions}
 
@@ -248,11 +249,11 @@ def _refuse_foreign(folder: Path) -> None:
     if others and not (folder / "run.json").exists():
         raise PneumopruneError(f"{folder} is not empty and holds no run; give a new folder with --out")
 
-# %% ../nbs/18_lab.ipynb #b7cbd8be
+# %% ../nbs/18_lab.ipynb #4ba8af5c
 def _identity(settings: LabSettings, xrays: XRays, external: XRays | None, number: int) -> dict:
     "What a chain is of: its settings, its X-rays and its number, as JSON gives them back"
     settings = replace(_seeded(settings, number), seeds=1 if number else settings.seeds)
-    mine = {"settings": _without(asdict(settings), ("device", "precision")), "data": _data_description(xrays),
+    mine = {"settings": _without(asdict(settings), ("device", "precision", "state_every")), "data": _data_description(xrays),
             "external": _external_description(external), "chain": number}
     return json.loads(json.dumps(mine))  # tuples become lists
 
@@ -463,14 +464,14 @@ def original_stage(lab: Lab) -> nn.Module:
     save_network(model, lab.weights("original"))
     return model
 
-# %% ../nbs/18_lab.ipynb #ba06c176
+# %% ../nbs/18_lab.ipynb #1a08139d
 def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
     "Validation AUC of `original` with one layer pruned, for each layer and share: sensitivity.csv"
     if lab.done("sensitivity"):
         return
     judged = _limited(lab.xrays.part("val"), 256, lab.settings.seed)
-    with _moved(original, _device(lab.device)):
-        table = sensitivity(original, judged, shares=lab.settings.sensitivity)
+    table = sensitivity(original.to(_device(lab.device)), judged, shares=lab.settings.sensitivity)
+    original.to("cpu")
     table = table.reset_index().melt("layer", var_name="amount", value_name="auc")
     write_csv(lab.folder / "sensitivity.csv", table)
 
@@ -608,16 +609,15 @@ def _parts(lab: Lab) -> dict[str, XRays]:
     parts |= {"val" if kind == "clean" else f"val-{kind}": part for kind, part in shifts.items()}
     return parts | ({"external": lab.external} if lab.external else {})
 
-# %% ../nbs/18_lab.ipynb #16bd4c24
+# %% ../nbs/18_lab.ipynb #06b1004e
 def _predictions(lab: Lab, models: dict[str, nn.Module]) -> pd.DataFrame:
     "Probability of pneumonia by every network, for every image of every split"
     parts = _parts(lab)
     rows = {split: pd.DataFrame({"split": split, "name": part.names, "patient": part.patients, "label": part.labels})
             for split, part in parts.items()}
     for name, model in tqdm(models.items(), desc="predictions"):
-        with _moved(model, _device(lab.device)) as device:
-            for split, part in parts.items():
-                rows[split][name] = predict(model, part, device=device)
+        for split, part in parts.items():
+            rows[split][name] = predict(model, part, device=lab.device)
     for split, part in parts.items():
         found = quantization.predict_onnx(lab.onnx("slim-int8"), part.images, threads=torch.get_num_threads())
         rows[split]["slim-int8"] = found
@@ -846,7 +846,7 @@ def _orders(xrays: XRays, settings: LabSettings, out: Path, external: XRays | No
                   if not _is_finished(_place(out, k), _identity(settings, xrays, external, k), "evaluate")]
     return [_Order(images, about, settings, out, number, external) for number in unfinished]
 
-# %% ../nbs/18_lab.ipynb #fd8b8ffd
+# %% ../nbs/18_lab.ipynb #a95f135d
 def _leave_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
@@ -854,7 +854,7 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _work(order: _Order, threads: int, answer: connection.Connection) -> None:
+def _work(order: _Order, threads: int, answer: Any) -> None:
     "In a process of its own: make one chain; what went wrong is sent as a text"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -870,8 +870,8 @@ def _work(order: _Order, threads: int, answer: connection.Connection) -> None:
     except Exception as error:  # whatever it is, the process ends, and says so
         answer.send(f"{about} failed with {type(error).__name__}: {error}; run it alone (--only-seed) to see where")
 
-# %% ../nbs/18_lab.ipynb #cae58a56
-def _start(order: _Order, threads: int) -> tuple[Any, connection.Connection]:
+# %% ../nbs/18_lab.ipynb #0f1d2c90
+def _start(order: _Order, threads: int) -> tuple[Any, Any]:
     "A new process at work, and where its answer comes from; bars of several processes would overwrite each other"
     context = get_context("spawn")  # a fork would share the state of CUDA and of thread pools
     receive, send = context.Pipe(duplex=False)
@@ -887,7 +887,7 @@ def _start(order: _Order, threads: int) -> tuple[Any, connection.Connection]:
     return process, receive
 
 
-def _failure(order: _Order, process: Any, receive: connection.Connection) -> str | None:
+def _failure(order: _Order, process: Any, receive: Any) -> str | None:
     "What a process that has ended leaves to be told"
     process.join()
     if receive.poll():

@@ -79,7 +79,7 @@ def make_permanent(
     "Multiply the masks into the weights and drop them (`torch.nn.utils.prune.remove`), on a copy"
     return _materialise(copy_network(model))
 
-# %% ../nbs/11_pruning.ipynb #2948e9ef
+# %% ../nbs/11_pruning.ipynb #e6ca896d
 def sensitivity(
     model: nn.Module,  # trained, on any device; left untouched
     xrays: XRays,  # images to judge by: validation, never test
@@ -87,14 +87,13 @@ def sensitivity(
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),  # shares to try on each layer, in [0, 1)
 ) -> pd.DataFrame:  # rows: layers; columns: shares; values: AUC
     "Validation AUC with the input channels of one layer at a time pruned by each share (no fine-tuning)"
-    device, table = next(model.parameters()).device, {}
-    whole = roc_auc_score(xrays.labels, predict(model, xrays, device=device))
+    whole, table = roc_auc_score(xrays.labels, predict(model, xrays)), {}
     for name in tqdm(prunable(model), desc="sensitivity"):
         row = {0.0: whole}
         for share in shares:
             pruned = make_permanent(model)
             prune.ln_structured(pruned.get_submodule(name), "weight", amount=share, n=2, dim=1)
-            row[share] = roc_auc_score(xrays.labels, predict(pruned, xrays, device=device))
+            row[share] = roc_auc_score(xrays.labels, predict(pruned, xrays))
         table[name] = row
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("layer")
 
