@@ -249,12 +249,13 @@ def _refuse_foreign(folder: Path) -> None:
     if others and not (folder / "run.json").exists():
         raise PneumopruneError(f"{folder} is not empty and holds no run; give a new folder with --out")
 
-# %% ../nbs/18_lab.ipynb #4ba8af5c
+# %% ../nbs/18_lab.ipynb #b63c1789
 def _identity(settings: LabSettings, xrays: XRays, external: XRays | None, number: int) -> dict:
     "What a chain is of: its settings, its X-rays and its number, as JSON gives them back"
     settings = replace(_seeded(settings, number), seeds=1 if number else settings.seeds)
-    mine = {"settings": _without(asdict(settings), ("device", "precision", "state_every")), "data": _data_description(xrays),
-            "external": _external_description(external), "chain": number}
+    chosen = _without(asdict(settings), ("device", "precision", "state_every"))
+    mine = {"settings": chosen, "data": _data_description(xrays), "external": _external_description(external),
+            "chain": number}
     return json.loads(json.dumps(mine))  # tuples become lists
 
 
