@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'TrainSettings', 'augment', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #382beb47
+# %% ../nbs/10_training.ipynb #3834e000
 import copy
 import hashlib
 import json
@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -564,7 +564,7 @@ def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, flo
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
 
-# %% ../nbs/10_training.ipynb #4b72c076
+# %% ../nbs/10_training.ipynb #31bc7afc
 _NOT_ITS_OWN = "device", "precision", "state_every"  # settings that may change on resume
 
 
@@ -573,7 +573,7 @@ def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str
     chosen = {key: value for key, value in asdict(settings).items() if key not in _NOT_ITS_OWN}
     chosen["progression"] = [list(pair) for pair in settings.progression]
     chosen["restart"] = settings.restart and list(settings.restart)
-    counts = {"train": len(xrays.part("train")), "val": len(xrays.part("val")), "size": xrays.size}
+    counts = {split: int((xrays.split == split).sum()) for split in ("train", "val")} | {"size": xrays.size}
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
@@ -727,7 +727,7 @@ def _half_rate(training: _Training, good: _State, name: str) -> _State:
     groups = [group | {"lr": group["lr"] / 2} for group in good.optimizer]
     return replace(good, optimizer=groups, schedule=good.schedule | {"base_lrs": rates}, halved=True)
 
-# %% ../nbs/10_training.ipynb #bdeb4863
+# %% ../nbs/10_training.ipynb #438fd5fb
 class _Keeper:
     "Writes what epochs leave into a folder, beside the training; without a folder, nothing"
 
@@ -743,7 +743,7 @@ class _Keeper:
         self.thread.shutdown()  # waits for what is being written
         if kind is None:
             self.wait()
-            self.write_best()
+            self.write_best(self.best)
 
     def wait(self) -> None:
         "Wait for the state that is being written; what went wrong is raised here"
@@ -751,13 +751,12 @@ class _Keeper:
         if job is not None:
             job.result()
 
-    def write_best(self) -> None:
-        best, self.best = self.best, {}
+    def write_best(self, best: dict[str, torch.Tensor]) -> None:
         if best and self.folder:
             _write_tensors(self.folder / "best.safetensors", best, identity=json.dumps(self.identity))
 
-    def write(self, folder: Path, state: _State) -> None:
-        self.write_best()
+    def write(self, folder: Path, state: _State, best: dict[str, torch.Tensor]) -> None:
+        self.write_best(best)
         _write_state(folder, state, self.identity)
 
     def keep(self, state: _State) -> None:
@@ -765,13 +764,12 @@ class _Keeper:
         if self.folder is None:
             return
         if max(state.history, key=lambda row: (row["val_auc"], -row["val_loss"])) is state.history[-1]:
-            self.wait()  # the best before it may be being written
             own = "average/"
             self.best = {name.removeprefix(own): t for name, t in state.tensors.items() if name.startswith(own)}
         if time.monotonic() - self.written >= self.every:
             self.wait()
-            self.job = self.thread.submit(self.write, self.folder, state)
-            self.written = time.monotonic()
+            self.job = self.thread.submit(self.write, self.folder, state, self.best)
+            self.best, self.written = {}, time.monotonic()
 
 # %% ../nbs/10_training.ipynb #6e9e7c78
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
@@ -821,15 +819,15 @@ def _finished(model: nn.Module, folder: Path, identity: dict) -> list[dict] | No
     model.to(memory_format=torch.channels_last).eval()  # as training leaves it: predictions agree to the last bit
     return json.loads(notes["history"])
 
-# %% ../nbs/10_training.ipynb #4f262868
-def _warn_of_nothing(model: nn.Module, val: XRays, name: str) -> None:
+# %% ../nbs/10_training.ipynb #59aec7ea
+def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> None:
     "Warn where all images are equal, or all predictions"
     if (np.asarray(val.images[1:]) == np.asarray(val.images[:1])).all():
         warnings.warn("all validation images are equal: nothing can be learnt from them", stacklevel=2)
-    elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)])) < 1e-6:
+    elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/10_training.ipynb #fcce0a35
+# %% ../nbs/10_training.ipynb #9c049eae
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are ignored
@@ -862,5 +860,5 @@ def fit(
         training = _Training(model, train, settings, accelerator, teacher)
         history = _run_epochs(training, val, name, folder, identity)
         _finish(training, model, folder, identity, history)
-    _warn_of_nothing(model, val, name)
+    _warn_of_nothing(model, val, name, settings.device)
     return pd.DataFrame(history, columns=HISTORY)
