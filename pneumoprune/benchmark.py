@@ -62,7 +62,7 @@ def _at_least_one(**counts: int) -> None:
         if count < 1:
             raise BenchmarkError(f"{name} is {count}; give at least 1")
 
-# %% ../nbs/04_benchmark.ipynb #bdc240cc
+# %% ../nbs/04_benchmark.ipynb #91486ea2
 def in_turns(
     calls: Mapping[Any, Callable[[], object]],  # name -> what to time
     *,
@@ -78,13 +78,13 @@ def in_turns(
     if not calls:
         raise BenchmarkError("there is nothing to time; give at least one call")
     _at_least_one(repeats=repeats, warmup=warmup, threads=threads, least=least)
-    wake, end = wake or calls, time.perf_counter() + seconds
+    wake, end = wake or calls, time.perf_counter_ns() + 1e9 * seconds
     with _quiet(threads):
         single = {name: min(_milliseconds(wake[name]) for _ in range(warmup)) for name in calls}
         times = {name: max(1, round(turn / max(ms, 1e-3))) for name, ms in single.items()}
         rows = []
         for number in range(repeats):
-            if number >= least and time.perf_counter() > end:
+            if number >= least and time.perf_counter_ns() > end:
                 break
             rows.append([])
             for name, call in calls.items():
