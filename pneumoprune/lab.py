@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/18_lab.ipynb #2db52f6c
+# %% ../nbs/18_lab.ipynb #72a74778
 import copy
 import json
 import logging
@@ -37,7 +37,7 @@ from torch import nn
 from torch.nn.utils import prune
 from tqdm.auto import tqdm
 
-from . import benchmark, core, quantization
+from . import __version__, benchmark, core, quantization
 from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
 from .compaction import compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
@@ -210,7 +210,7 @@ def _external_description(external: XRays | None) -> dict | None:
         "left_out": list(external.left_out), "notes": list(external.notes),
     }
 
-# %% ../nbs/18_lab.ipynb #e1c7bf43
+# %% ../nbs/18_lab.ipynb #5808c581
 def _cpu() -> str:
     "The processor's name"
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
@@ -221,8 +221,9 @@ def _cpu() -> str:
 
 def _machine(device: str) -> dict:
     "The machine and the versions that made the numbers"
-    packages = "pneumoprune torch torchvision accelerate numpy scikit-learn pandas onnx onnxruntime".split()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = "torch torchvision accelerate numpy scikit-learn pandas onnx onnxruntime".split()
+    versions = {"python": platform.python_version(), "pneumoprune": __version__}
+    versions |= {name: version(name) for name in packages}
     where = _device(device).type
     trains = torch.cuda.get_device_name() if where == "cuda" else where.upper()
     return {"cpu": _cpu(), "device": trains, "threads": torch.get_num_threads(), "system": platform.system(),
