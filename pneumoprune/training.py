@@ -508,11 +508,12 @@ def _clip(optimizer: Any, clip: float) -> None:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     optimizer.grad_scale = (torch.nn.utils.get_total_norm(gradients) / clip).clamp(min=1).float()
 
-# %% ../nbs/10_training.ipynb #b0dd0663
+# %% ../nbs/10_training.ipynb #e85be0c4
 @torch.no_grad()
 def _average(training: _Training, steps: int) -> None:
     "Move the averaged weights by so many steps towards the present ones"
-    old, new = list(training.averaged.parameters()), list(training.model.parameters())
+    old: list[torch.Tensor] = list(training.averaged.parameters())
+    new: list[torch.Tensor] = list(training.model.parameters())
     get_ema_multi_avg_fn(training.settings.ema**steps)(old, new, 0)
     for old_buffer, new_buffer in zip(training.averaged.buffers(), training.model.buffers()):
         old_buffer.copy_(new_buffer)
@@ -574,14 +575,14 @@ def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
-# %% ../nbs/10_training.ipynb #bce74315
+# %% ../nbs/10_training.ipynb #cd2023ae
 def _digest(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> str:
     "SHA-256 of named tensors and notes"
     total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
