@@ -701,6 +701,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pneumoprune.lab._for_smoke': ('lab.html#_for_smoke', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._gathered': ('lab.html#_gathered', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._gathered_from': ('lab.html#_gathered_from', 'pneumoprune/lab.py'),
+                                 'pneumoprune.lab._guarded': ('lab.html#_guarded', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._identity': ('lab.html#_identity', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._in_processes': ('lab.html#_in_processes', 'pneumoprune/lab.py'),
                                  'pneumoprune.lab._is_finished': ('lab.html#_is_finished', 'pneumoprune/lab.py'),
