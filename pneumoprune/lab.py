@@ -52,7 +52,7 @@ from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
 from .training import TrainSettings, _check_device, _device, fit, predict, save_weights
 
-# %% ../nbs/18_lab.ipynb #c91ae4a7
+# %% ../nbs/18_lab.ipynb #4797b80f
 @dataclass(frozen=True)
 class LabSettings:
     "Everything that decides a run's result, apart from the X-rays; recorded in run.json"
@@ -66,9 +66,9 @@ class LabSettings:
     linear: tuple = (4096, 4096)  # neurons of its hidden linear layers
     rounds: int = 5  # prunings of the recipe
     kind: str = "geometric"  # schedule of the prunings; "geometric" is the recipe iterated
-    original: TrainSettings = field(default_factory=TrainSettings)
+    original: TrainSettings = field(default_factory=lambda: TrainSettings(resample=0.75))  # chosen in chapter 10
     masked: TrainSettings = field(  # fine-tuning; its epochs are those of all rounds together
-        default_factory=lambda: TrainSettings(progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None)
+        default_factory=lambda: TrainSettings(resample=0.75, progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None)
     )
     slim: SlimSettings = field(default_factory=SlimSettings)
     sensitivity: tuple = (0.2, 0.4, 0.6, 0.8)  # shares by which each layer alone is pruned
@@ -92,8 +92,8 @@ def _for_smoke(settings: LabSettings) -> LabSettings:
     return replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), slim=slimming, resamples=200, repeats=3,
                    sensitivity=(0.5,), amounts=(0.2,), stopwatch=4.0, memory=False)
 
-# %% ../nbs/18_lab.ipynb #eb8cdb43
-_FEW_IMAGES = dict(batch_size=16, ema=0.9, augment=0.5, progression=(), restart=None, precision="fp32")
+# %% ../nbs/18_lab.ipynb #7044c471
+_FEW_IMAGES = dict(batch_size=16, ema=0.9, augment=0.5, resample=0.0, progression=(), restart=None, precision="fp32")
 
 
 def _with_training(settings: LabSettings, epochs: int, **changes) -> LabSettings:
