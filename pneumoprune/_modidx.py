@@ -974,6 +974,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'pneumoprune.quantization._round_weights': ( 'quantization.html#_round_weights',
                                                                                        'pneumoprune/quantization.py'),
                                           'pneumoprune.quantization._save': ('quantization.html#_save', 'pneumoprune/quantization.py'),
+                                          'pneumoprune.quantization._set_aside': ( 'quantization.html#_set_aside',
+                                                                                   'pneumoprune/quantization.py'),
                                           'pneumoprune.quantization._set_nodes': ( 'quantization.html#_set_nodes',
                                                                                    'pneumoprune/quantization.py'),
                                           'pneumoprune.quantization._shorten': ( 'quantization.html#_shorten',
