@@ -4,15 +4,20 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'MIN_PATIENTS', 'MARGINS', 'EvaluationError', 'check_share', 'metrics', 'confusion', 'calibration_curve',
-           'choose_threshold', 'shift_aucs', 'metrics_with_intervals', 'compare', 'noninferiority']
+           'choose_threshold', 'shift_aucs', 'metrics_with_intervals', 'compare', 'noninferiority', 'misled_auc',
+           'misled_auc_with_interval', 'texture_features', 'shortcut_scores', 'texture_score']
 
-# %% ../nbs/03_evaluation.ipynb #97b57765
-from collections.abc import Iterator, Sequence
+# %% ../nbs/03_evaluation.ipynb #aa78e0f7
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from .core import PneumopruneError, as_number, check_count, nameless
 
@@ -151,16 +156,22 @@ def choose_threshold(
         cut = np.nextafter(below[k], 2)
     return float(cut)
 
-# %% ../nbs/03_evaluation.ipynb #86c5b98e
+# %% ../nbs/03_evaluation.ipynb #be43533d
 def shift_aucs(
-    predictions: pd.DataFrame,  # predictions.csv: split, label, a column of probabilities for each network
+    predictions: pd.DataFrame,  # predictions.csv: split, name, label, a column of probabilities for each network
     names: Sequence[str],  # networks to judge
+    *,
+    misleading: Mapping[str, float] | None = None,  # image name -> what a shortcut says; only pairs it gets wrong count
 ) -> pd.DataFrame:  # one row for "val" and each "val-…", by name; one column for each network
-    "AUC on the validation patients, as they are and under each simulated acquisition shift"
+    "AUC on the validation patients, as they are and under each simulated shift; over `misled_auc`'s pairs if wanted"
     val = predictions[predictions["split"].str.startswith("val")]
-    aucs = {
-        split: [sk.roc_auc_score(part["label"], part[name]) for name in names] for split, part in val.groupby("split")
-    }
+    if misleading is None:
+        auc = lambda part, name: sk.roc_auc_score(part["label"], part[name])
+    else:
+        if missing := sorted(set(val["name"]) - set(misleading)):
+            raise EvaluationError(f"misleading has no score for {missing[0]} ({len(missing)} such images); give all")
+        auc = lambda part, name: misled_auc(part["label"], part[name], part["name"].map(misleading))
+    aucs = {split: [auc(part, name) for name in names] for split, part in val.groupby("split")}
     return pd.DataFrame(aucs, index=list(names)).T
 
 # %% ../nbs/03_evaluation.ipynb #228d4c6e
@@ -404,3 +415,136 @@ def noninferiority(
             verdict = "uninformative"
         result[metric] = {"difference": difference, "low": low, "high": high, "margin": margin, "verdict": verdict}
     return result | {"noninferior": all(r["verdict"] in ("superior", "non-inferior") for r in result.values())}
+
+# %% ../nbs/03_evaluation.ipynb #f9290adc
+def _ordered(labels, **scores) -> tuple[np.ndarray, ...]:
+    "Labels as int64 and each of the scores as float64; `EvaluationError` names the one that is no list of numbers"
+    checked = []
+    for name, values in scores.items():
+        try:
+            values = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(f"{name} are no plain numbers ({error}); give one number for each image") from None
+        if values.shape != np.shape(labels):
+            raise EvaluationError(f"{name} have shape {values.shape} for labels of shape {np.shape(labels)}; "
+                                  "give one number for each image")
+        if strange := int((~np.isfinite(values)).sum()):
+            raise EvaluationError(f"{name} hold {strange} values that are not finite; leave those images out")
+        checked.append(values)
+    return _checked(labels, np.zeros(np.shape(labels)))[0], *checked
+
+# %% ../nbs/03_evaluation.ipynb #afdb24bf
+_PAIRS = 2**22  # looked at together: two arrays of 16 MB
+
+
+def _misled(weights: np.ndarray, labels: np.ndarray, scores: np.ndarray, misleading: np.ndarray) -> np.ndarray:
+    "AUC over the misled pairs under each row of `weights` (R, N); NaN in a row without such a pair"
+    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    weights = weights.astype(np.float32)
+    won, pairs = np.zeros((2, len(weights)))
+    for block in np.array_split(positive, 1 + len(positive) * len(negative) // _PAIRS):
+        wrong = misleading[block, None] < misleading[negative]
+        ahead = scores[block, None] - scores[negative]
+        wins = (wrong * (np.sign(ahead) + 1) / 2).astype(np.float32)
+        for total, counted in ((won, wins), (pairs, wrong.astype(np.float32))):
+            total += (weights[:, block] @ counted * weights[:, negative]).sum(1, dtype=np.float64)
+    return _ratio(won, pairs) + np.where(pairs > 0, 0, np.nan)
+
+# %% ../nbs/03_evaluation.ipynb #280bd6b6
+def misled_auc(
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia; both must occur
+    scores: np.ndarray,  # (N,) what the model says, finite, larger for pneumonia
+    misleading: np.ndarray,  # (N,) what the shortcut says, finite, larger for pneumonia
+) -> float:  # 0..1
+    """AUC over the pairs of a positive and a negative image in which `misleading` ranks the negative one higher; pairs
+    that it ranks equal are left out. `EvaluationError` where there is no such pair, or for numbers that are none"""
+    labels, scores, misleading = _ordered(labels, scores=scores, misleading=misleading)
+    auc = _misled(np.ones((1, len(labels))), labels, scores, misleading)[0]
+    if np.isnan(auc):
+        raise EvaluationError("misleading ranks no negative image above a positive one, so no pair is misled; "
+                              "use the AUC over all pairs")
+    return float(auc)
+
+# %% ../nbs/03_evaluation.ipynb #e598f2c0
+def _involved(labels: np.ndarray, misleading: np.ndarray) -> np.ndarray:
+    "Which images stand in a misled pair"
+    lowest, highest = misleading[labels == 1].min(), misleading[labels == 0].max()
+    return np.where(labels == 1, misleading < highest, misleading > lowest)
+
+# %% ../nbs/03_evaluation.ipynb #faa72cb7
+def misled_auc_with_interval(
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
+    scores: np.ndarray,  # (N,) what the model says
+    misleading: np.ndarray,  # (N,) what the shortcut says
+    patients: np.ndarray,  # (N,) whose image it is
+    *,
+    resamples: int = 2000,  # draws of as many patients as there are
+    seed: int = 0,  # of the draws
+) -> list[float]:  # [value, low, high]
+    """`misled_auc` with its 95 % percentile interval by the patient-cluster bootstrap; 0..1 where fewer than
+    `MIN_PATIENTS` patients of a class stand in misled pairs. Draws without a misled pair are left out"""
+    value = misled_auc(labels, scores, misleading)
+    labels, scores, misleading = _ordered(labels, scores=scores, misleading=misleading)
+    groups, involved = _groups(patients, len(labels)), _involved(labels, misleading)
+    weights = _resampled_weights(labels, groups, resamples, seed)
+    draws = np.concatenate([_misled(block, labels, scores, misleading) for block in weights])
+    ends = np.nanpercentile(draws, (2.5, 97.5)) if not np.isnan(draws).all() else np.array([0.0, 1.0])
+    low, high = _widened(ends[:1], ends[1:], _fewest(labels[involved], groups[involved]), least=0)
+    return [value, float(low[0]), float(high[0])]
+
+# %% ../nbs/03_evaluation.ipynb #a0a57a9f
+def texture_features(
+    images: np.ndarray,  # uint8 (N, 1, S, S) or (N, S, S), at least 32 pixels a side
+    *,
+    above: float = 0.125,  # lowest spatial frequency, in cycles per pixel, above 0 and below 0.5
+    rings: int = 16,  # between that and 0.5, the finest that pixels can hold
+) -> np.ndarray:  # float64 (N, rings)
+    "Logarithm of the power in rings of spatial frequency: what is finer than lungs in each image"
+    side = np.shape(images)[-1] if np.ndim(images) in (3, 4) else 0
+    if side < 32 or np.shape(images)[1:] not in ((side, side), (1, side, side)):
+        raise EvaluationError(f"images have shape {np.shape(images)}; give (N, 1, S, S) of at least 32 × 32 pixels")
+    if not 0 < as_number(above) < 0.5:
+        raise EvaluationError(f"the lowest frequency is {above}; give cycles per pixel above 0 and below 0.5")
+    edges = np.linspace(above, 0.5, check_count(rings, "rings", error=EvaluationError) + 1)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    ring = np.searchsorted(edges, frequency.ravel(), side="right") - 1
+    inside = (ring >= 0) & (ring < rings)
+    window = np.outer(np.hanning(side), np.hanning(side))
+    features = np.empty((len(images), rings))
+    for row, image in zip(features, images):
+        power = np.abs(np.fft.rfft2((image.reshape(side, side) - image.mean()) * window)).ravel() ** 2
+        row[:] = np.bincount(ring[inside], power[inside], rings) / np.bincount(ring[inside], minlength=rings)
+    return np.log(features + 1e-3)  # a blank image has no power
+
+# %% ../nbs/03_evaluation.ipynb #94bef167
+def shortcut_scores(
+    features: np.ndarray,  # (N, F) numbers that tell nothing of lungs: `texture_features`, a ratio of width to height
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
+    patients: np.ndarray,  # (N,) whose image it is
+    *,
+    folds: int = 5,  # at least 2, and at most as many as there are patients of each class
+    seed: int = 0,  # deals the patients
+) -> np.ndarray:  # float64 (N,), probability of pneumonia by a model that has not seen the patient
+    "What a logistic regression says of each image from these numbers alone, cross-fitted by patient"
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise EvaluationError(f"features of shape {features.shape} are no table of finite numbers; give (N, F)")
+    labels, groups = _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
+    if check_count(folds, "folds", 2, EvaluationError) > (fewest := _fewest(labels, groups)):
+        raise EvaluationError(f"{folds} folds need as many patients of each class, and a class has {fewest}; "
+                              "give fewer folds, or more images")
+    deal = StratifiedGroupKFold(folds, shuffle=True, random_state=check_count(seed, "the seed", 0, EvaluationError))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    return cross_val_predict(model, features, labels, groups=groups, cv=deal, method="predict_proba")[:, 1]
+
+
+def texture_score(
+    images: np.ndarray,  # uint8 (N, 1, S, S)
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
+    patients: np.ndarray,  # (N,) whose image it is
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> np.ndarray:  # float64 (N,)
+    "`shortcut_scores` of `texture_features`: what the finest details alone say of each image"
+    return shortcut_scores(texture_features(images), labels, patients, folds=folds, seed=seed)
