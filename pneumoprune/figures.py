@@ -6,7 +6,7 @@
 __all__ = ['FigureError', 'curves', 'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot', 'sizes', 'channels',
            'sensitivity_map', 'widths', 'tradeoff', 'forest', 'scores', 'flow']
 
-# %% ../nbs/07_figures.ipynb #09cd1de6
+# %% ../nbs/07_figures.ipynb #2b825131
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from sklearn.metrics import (
-    ConfusionMatrixDisplay,
-    PrecisionRecallDisplay,
-    RocCurveDisplay,
-    precision_recall_curve,
-    roc_curve,
-)
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay, precision_recall_curve, roc_curve
 
 from .core import PneumopruneError, model_colors
 from .evaluation import calibration_curve, confusion
@@ -220,22 +214,20 @@ def _classes() -> list[str]:
     "The two classes, negative first"
     return [say("normal"), say("pneumonia")]
 
-# %% ../nbs/07_figures.ipynb #3ab9b062
+# %% ../nbs/07_figures.ipynb #a9757fe8
 _SHADES = sns.light_palette("#2f4b6e", as_cmap=True)  # no network's colour: one scale for all of them
 
 
 def _matrix(ax: Axes, counts: np.ndarray) -> None:
     "A confusion matrix (2, 2): shades and percentages by the row's share"
     shares = counts / counts.sum(1, keepdims=True)
-    shade = {"cmap": _SHADES, "im_kw": {"vmin": 0, "vmax": 1}}
-    display = ConfusionMatrixDisplay(shares, display_labels=_classes()).plot(ax=ax, colorbar=False, **shade)
-    for text, count, share in zip(display.text_.flat, counts.flat, shares.flat):
-        text.set(text=f"{count}\n{number(100 * share, 1)} %", color=_ink(_SHADES(share)[:3]))
+    texts = [f"{count}\n{number(100 * share, 1)} %" for count, share in zip(counts.flat, shares.flat)]
+    sns.heatmap(shares, annot=np.reshape(texts, (2, 2)), fmt="", ax=ax, cmap=_SHADES, vmin=0, vmax=1, cbar=False, square=True,
+                xticklabels=_classes(), yticklabels=_classes())
+    for text, share in zip(ax.texts, shares.flat):
+        text.set_color(_ink(_SHADES(share)[:3]))
     ax.tick_params(length=0, labelsize=8)
-    ax.tick_params(axis="y", rotation=90)
-    ax.set_yticks(ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()], va="center")
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    ax.set_yticks(ax.get_yticks(), _classes(), rotation=90, va="center")
 
 # %% ../nbs/07_figures.ipynb #b4a143de
 def confusion_matrices(
@@ -586,7 +578,7 @@ def _box(ax: Axes, x: float, y: float, *lines: str, under: Annotation | None = N
         ax.annotate("", (x, y), under.xy, arrowprops=arrow | patches)
     return box
 
-# %% ../nbs/07_figures.ipynb #ae22ddc7
+# %% ../nbs/07_figures.ipynb #17449ab4
 def _counted(counts: dict[str, int]) -> list[str]:
     "Lines of a box: a word and how many"
     return [f"{say(word)}: {number(count, 0)}" for word, count in counts.items()]
@@ -602,7 +594,8 @@ def flow(
     figure, ((ax,),) = _canvas(run, (6.4, 3.3))
     ax.set(xlim=(0, 3), ylim=(0, 3))
     ax.axis("off")
-    found = _box(ax, 1.5, 2.65, data["name"], *_counted({"images found": data["images"] + out}))
+    name = data["name"] if len(data["name"]) <= 40 else data["name"][:39] + "…"
+    found = _box(ax, 1.5, 2.65, name, *_counted({"images found": data["images"] + out}))
     _box(ax, 2.55, 2.65, *_counted({"left out": out} | lost), under=found)
     used = _box(ax, 1.5, 1.65, *_counted({"used": data["images"], "groups of equal images": equal}), under=found)
     for place, (split, counts) in zip((0.5, 1.5, 2.5), data["counts"].items()):
