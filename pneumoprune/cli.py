@@ -43,7 +43,7 @@ def about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/20_cli.ipynb #e3ebb8fe
+# %% ../nbs/20_cli.ipynb #7fe53e15
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -70,6 +70,16 @@ def lab(
     ] = None,
     size: Annotated[int | None, Option(help="Side of the images in pixels, at least 63. [224; phantoms: 96]")] = None,
     seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Decides split, weights, order and augmentation.")] = 0,
+    seeds: Annotated[
+        int, Option(min=1, max=100, help="Train the whole chain so often, on the same patients. May grow later.")
+    ] = 1,
+    jobs: Annotated[int, Option(min=1, help="Seeds at a time, each in a process of its own.")] = 1,
+    only_seed: Annotated[
+        int | None, Option(min=0, help="Make one seed's networks, and stop: for a cluster. [all, and the comparison]")
+    ] = None,
+    external: Annotated[
+        Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
+    ] = None,
     limit: Annotated[int | None, Option(help="Use so many X-rays only.")] = None,
     device: Annotated[Device, Option(help="Where to train.")] = Device.auto,
     max_file_mb: Annotated[
@@ -79,26 +89,32 @@ def lab(
     min_speedup: Annotated[
         float | None, Option(callback=_budget, help="Slim until an image takes so many times less.")
     ] = None,
-    quick: Annotated[bool, Option("--quick", help="A smoke run of a minute; its numbers mean nothing.")] = False,
+    quick: Annotated[bool, Option("--quick", help="A smoke run, small all over; its numbers mean nothing.")] = False,
     resume: Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")] = True,
     skip_unreadable: Annotated[
         bool, Option("--skip-unreadable", help="Go on without images that can't be read.")
     ] = False,
+    max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
     json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
     if out.is_file():
         raise PneumopruneError(f"{out} is a file; give a folder with --out")
     with needs("lab", "pneumoprune lab"):
-        from pneumoprune.lab import lab_settings, run_lab
+        from pneumoprune.lab import lab_settings, run_lab, run_seed
 
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on, or give another folder with --out")
     settings = lab_settings(
-        epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick,
-        max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
+        epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, synthetic=data is None,
+        quick=quick, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
     )
-    run = run_lab(data, out, settings, skip_unreadable=skip_unreadable)
+    reading = {"external": external, "skip_unreadable": skip_unreadable, "max_pixels": max_pixels}
+    if only_seed is not None:
+        made = run_seed(data, out, settings, only_seed, **reading)
+        typer.echo(f"seed {only_seed} is in {made}; when all are there, the same command without --only-seed compares")
+        return
+    run = run_lab(data, out, settings, jobs=jobs, **reading)
     typer.echo(_as_json(run) if json else _describe(run))
 
 # %% ../nbs/20_cli.ipynb #1418a572
@@ -191,7 +207,7 @@ def compact(
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
-# %% ../nbs/20_cli.ipynb #c9deddc3
+# %% ../nbs/20_cli.ipynb #e0e5f739
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -201,11 +217,14 @@ def predict(
         bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")
     ] = False,
     max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
+    force: Annotated[
+        bool, Option("--force", help="Decide even where the image is no chest X-ray as far as the network can tell.")
+    ] = False,
 ) -> None:
     "Probability of pneumonia for images, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files
 
-    rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels)
+    rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels, force=force)
     typer.echo(format_predictions(rows, json=json))
     if all("error" in row for row in rows):
         raise typer.Exit(2)

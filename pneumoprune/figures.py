@@ -132,7 +132,7 @@ def _fences(values: np.ndarray) -> tuple[float, float]:
     margin = 0.06 * (np.ptp(kept) or 1)
     return kept.min() - margin, kept.max() + margin
 
-# %% ../nbs/07_figures.ipynb #f3d68c66
+# %% ../nbs/07_figures.ipynb #a031914a
 _PRUNED = {"color": "#333333", "linewidth": 0.8, "linestyle": "--"}
 _LARGER = {"color": "#999999", "linewidth": 0.9, "linestyle": ":"}
 _TRAINING = {"color": "#888888", "linewidth": 1}
@@ -141,7 +141,7 @@ _SEED = {"linewidth": 0.6, "alpha": 0.45}
 
 def _learning(ax: Axes, run: Run, name: str, quantity: str, factor: float) -> None:
     "One network's curves, with its prunings and the epochs from which its training images are larger; thin those of seeds"
-    for seed in getattr(run, "seeds", ()):
+    for seed in run.seeds:
         own = seed.history[seed.history["model"] == name]
         ax.plot(own["epoch"], factor * own[f"val_{quantity}"], color=model_colors[name], **_SEED)
     own = run.history[run.history["model"] == name]
@@ -164,12 +164,12 @@ def _first_value_outside(ax: Axes, value: float, digits: int) -> None:
     words = f"{arrow} {say('epoch')} 1: {number(value, digits)}"
     ax.annotate(words, (0.2, edge), xycoords="axes fraction", va=va, fontsize=7.5)
 
-# %% ../nbs/07_figures.ipynb #4c7cd011
+# %% ../nbs/07_figures.ipynb #6c35e367
 def _curve_legend(run: Run) -> dict[str, dict]:
     "The lines of the learning curves, as far as the run has them"
     entries = {say("training"): _TRAINING}
     entries[say("validation (in colour)")] = {"color": model_colors[run.trained[0]], "linewidth": 1.6}
-    if getattr(run, "seeds", ()):
+    if run.seeds:
         entries[say("other seeds")] = {"color": model_colors[run.trained[0]], **_SEED}
     if "masked" in run.trained:
         entries[say("pruning")] = _PRUNED
