@@ -176,7 +176,7 @@ def check(
         raise PneumopruneError(f"{run}: " + "; ".join(faults))
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/20_cli.ipynb #1dd9d56b
+# %% ../nbs/20_cli.ipynb #4cc23f07
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -204,7 +204,10 @@ def compact(
     with needs("torch", "pneumoprune compact"):
         from pneumoprune.networks import compact_file
 
-    report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
+    def tell(step: str) -> None:
+        typer.echo(f"pneumoprune: {step}", err=True)
+
+    report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
 # %% ../nbs/20_cli.ipynb #e0e5f739
@@ -242,7 +245,7 @@ def explain(
     explain_file(image, output, model)
     typer.echo(f"written to {output}")
 
-# %% ../nbs/20_cli.ipynb #c7c237ea
+# %% ../nbs/20_cli.ipynb #6d178b78
 # what the parser raises; typer may bring a click of its own, so the class is found from one that it exports
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore
 
@@ -255,7 +258,7 @@ def _mistake(error: Exception) -> str:
     elif isinstance(error, OSError):
         text = f"{error.strerror or error}: {error.filename}; look at the path, its rights and the space left"
     else:
-        text = str(error).replace("strict=False", "--loose")  # as it is spelled here
+        text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
     return " ".join(text.split())
 
 # %% ../nbs/20_cli.ipynb #90dcd90b
