@@ -31,7 +31,7 @@ def without_outputs(notebook: str) -> str:
 
 
 class BuildWithReport(build_py):
-    "The modules, and the notebooks of findings beside them, so that an installed `pneumoprune report` needs no checkout"
+    "The modules, and the notebooks of findings beside them, so that an installed report needs no checkout"
 
     def run(self):
         super().run()

@@ -132,15 +132,15 @@ def _fences(values: np.ndarray) -> tuple[float, float]:
     margin = 0.06 * (np.ptp(kept) or 1)
     return kept.min() - margin, kept.max() + margin
 
-# %% ../nbs/07_figures.ipynb #a031914a
+# %% ../nbs/07_figures.ipynb #e1c52e00
 _PRUNED = {"color": "#333333", "linewidth": 0.8, "linestyle": "--"}
 _LARGER = {"color": "#999999", "linewidth": 0.9, "linestyle": ":"}
 _TRAINING = {"color": "#888888", "linewidth": 1}
-_SEED = {"linewidth": 0.6, "alpha": 0.45}
+_SEED: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.45}
 
 
 def _learning(ax: Axes, run: Run, name: str, quantity: str, factor: float) -> None:
-    "One network's curves, with its prunings and the epochs from which its training images are larger; thin those of seeds"
+    "One network's curves, with its prunings and the epochs from which its training images grow; thin: other seeds"
     for seed in run.seeds:
         own = seed.history[seed.history["model"] == name]
         ax.plot(own["epoch"], factor * own[f"val_{quantity}"], color=model_colors[name], **_SEED)
@@ -214,7 +214,7 @@ def _classes() -> list[str]:
     "The two classes, negative first"
     return [say("normal"), say("pneumonia")]
 
-# %% ../nbs/07_figures.ipynb #a9757fe8
+# %% ../nbs/07_figures.ipynb #8cbdff17
 _SHADES = sns.light_palette("#2f4b6e", as_cmap=True)  # no network's colour: one scale for all of them
 
 
@@ -222,8 +222,8 @@ def _matrix(ax: Axes, counts: np.ndarray) -> None:
     "A confusion matrix (2, 2): shades and percentages by the row's share"
     shares = counts / counts.sum(1, keepdims=True)
     texts = [f"{count}\n{number(100 * share, 1)} %" for count, share in zip(counts.flat, shares.flat)]
-    sns.heatmap(shares, annot=np.reshape(texts, (2, 2)), fmt="", ax=ax, cmap=_SHADES, vmin=0, vmax=1, cbar=False, square=True,
-                xticklabels=_classes(), yticklabels=_classes())
+    sns.heatmap(shares, annot=np.reshape(texts, (2, 2)), fmt="", ax=ax, cmap=_SHADES, vmin=0, vmax=1, cbar=False,
+                square=True, xticklabels=_classes(), yticklabels=_classes())
     for text, share in zip(ax.texts, shares.flat):
         text.set_color(_ink(_SHADES(share)[:3]))
     ax.tick_params(length=0, labelsize=8)
@@ -496,14 +496,14 @@ def tradeoff(
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/07_figures.ipynb #eee1a6aa
+# %% ../nbs/07_figures.ipynb #b21c5dc0
 _DIFFERENCES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
 _GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no line goes through a word
 _ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5, "bbox": _GROUND}
 
 
 def _intervals(ax: Axes, verdicts: dict[str, dict], seeds: dict[str, list[float]]) -> None:
-    "An interval with its verdict for each network, in percentage points, beside zero and the margin; a dot for each seed"
+    "An interval with its verdict for each network, in points, beside zero and the margin; a dot for each seed"
     margin = 100 * next(iter(verdicts.values()))["margin"]
     ax.axvline(0, color="#666666", linewidth=0.8)
     ax.axvline(-margin, color="#c00000", linewidth=1, linestyle="--")
@@ -520,12 +520,12 @@ def _intervals(ax: Axes, verdicts: dict[str, dict], seeds: dict[str, list[float]
     ax.margins(x=0.15)
     _plain_numbers(ax.xaxis)
 
-# %% ../nbs/07_figures.ipynb #42497f21
+# %% ../nbs/07_figures.ipynb #2b5e8cc6
 def forest(
     run: Run,  # `FigureError` if it has one network only
 ) -> Figure:
-    """Differences to the first network with 95 % intervals, margins and verdicts, for accuracy and AUC; over patients and
-    seeds, where the run has several seeds"""
+    """Differences to the first network with 95 % intervals, margins and verdicts, for accuracy and AUC; over patients
+    and seeds, where the run has several seeds"""
     comparisons = run.summary["comparisons"]
     if not comparisons:
         raise FigureError("this run has one network only, so there is nothing to compare")

@@ -122,12 +122,13 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #74df01a8
+# %% ../nbs/06_phrases.ipynb #9e4d1e74
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "p": "p",
     "epoch": "эпоха", "loss (nats)": "потери (наты)", "accuracy (%)": "точность (%)",
-    "training": "обучение", "validation": "валидация", "validation (in colour)": "валидация (в цвете)", "other seeds": "другие обучения",
+    "training": "обучение", "validation": "валидация", "validation (in colour)": "валидация (в цвете)",
+    "other seeds": "другие обучения",
     "pruning": "прунинг", "larger images from here": "отсюда снимки крупнее",
     "reference label": "эталонная метка", "predicted": "предсказано", "accuracy": "точность",
     "false positive rate": "доля ложных тревог", "sensitivity": "чувствительность",

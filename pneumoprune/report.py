@@ -82,19 +82,19 @@ def _read_book(
     told = {name: book[name] for name in ("title", "subtitle", "author", "chapters", "appendices")}
     return _Book(folder, lang, keywords=profile.get("keywords", []), bibliography=common["bibliography"], **told)
 
-# %% ../nbs/19_report.ipynb #6265a26c
+# %% ../nbs/19_report.ipynb #2956c137
 _WORDS = {
     "en": {
         "fig": "Figure", "tbl": "Table", "sec": "Section", "ch": "Chapter", "app": "Appendix", "stop": ":",
-        "toc": "Contents", "version": "pneumoprune {version}", "commit": "commit {commit}",
+        "toc": "Contents", "commit": "commit {commit}",
         "phantoms": "Made of phantoms: every result comes from synthetic images, none from an X-ray of a patient.",
         "smoke": "A smoke run: its networks are narrow and hardly trained, so its numbers mean nothing.",
         "phantoms mark": "phantoms, no patients", "smoke mark": "smoke run",
     },
     "ru": {
         "fig": "Рисунок", "tbl": "Таблица", "sec": "Раздел", "ch": "Глава", "app": "Приложение", "stop": ".",
-        "toc": "Содержание", "version": "pneumoprune {version}", "commit": "коммит {commit}",
-        "phantoms": "Получено на фантомах: результаты относятся к синтетическим изображениям, а не к снимкам пациентов.",
+        "toc": "Содержание", "commit": "коммит {commit}",
+        "phantoms": "Получено на фантомах: результаты относятся к синтетическим изображениям, не к снимкам пациентов.",
         "smoke": "Пробный запуск: сети узкие и почти не обучены, числа ничего не значат.",
         "phantoms mark": "фантомы, не пациенты", "smoke mark": "пробный запуск",
     },
@@ -105,13 +105,14 @@ def _marks(run: Run) -> list[str]:
     "Which of `_WORDS` tell what a run is, if its numbers are not to be believed"
     return [word for word, told in (("smoke", run.smoke), ("phantoms", run.synthetic)) if told]
 
-# %% ../nbs/19_report.ipynb #730c06f8
+# %% ../nbs/19_report.ipynb #834d74c1
 def _value(source: str, name: str, names: dict) -> Any:
     "Execute a cell; the value of its last expression, as in a notebook, or None"
     body = ast.parse(source, name).body
-    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    last = body[-1] if body and isinstance(body[-1], ast.Expr) else None
+    body = body[:-1] if last else body
     exec(compile(ast.Module(body, []), name, "exec"), names)  # noqa: S102 a cell of this project's own
-    return eval(compile(ast.Expression(last.value), name, "eval"), names) if last is not None else None  # noqa: S307
+    return None if last is None else eval(compile(ast.Expression(last.value), name, "eval"), names)  # noqa: S307
 
 # %% ../nbs/19_report.ipynb #d4e55f6e
 @contextmanager
@@ -209,13 +210,13 @@ class _Report:
     def mark(self) -> str:
         return "; ".join(self.words[f"{mark} mark"] for mark in _marks(self.run))
 
-# %% ../nbs/19_report.ipynb #2c0c7198
+# %% ../nbs/19_report.ipynb #b2d2974c
 def _float(block: dict, options: dict, name: str, report: _Report) -> str:
     "A figure or table with its caption, as Markdown with a mark where the block will stand"
     label = str(options.get("label", ""))
     kind = label.partition("-")[0]
     if kind not in ("fig", "tbl"):
-        raise ReportError(f"{name}: a cell shows a figure or table without a label; give it `#| label: fig-…` or `tbl-…`")
+        raise ReportError(f"{name}: a cell shows a figure or table without a label; give it `#| label: fig-…`")
     report.shown.append(block)
     mark = f'::: {{.shown place="{len(report.shown) - 1}"}}\n:::'
     return f"::::: {{#{label} .float}}\n::: caption\n{options.get(f'{kind}-cap', '')}\n:::\n\n{mark}\n:::::"
@@ -237,7 +238,7 @@ def _show(value: Any, options: dict, name: str, report: _Report) -> str:
         return _float(Plain([image]), options, name, report)
     raise ReportError(f"{name}: a cell shows a {type(value).__name__}; findings are text, tables and figures")
 
-# %% ../nbs/19_report.ipynb #37eb530e
+# %% ../nbs/19_report.ipynb #2ac201c4
 def _markdown(name: str, report: _Report) -> str:
     "One chapter as Markdown, its cells executed; `ReportError` names the cell that fails"
     texts, names = [], {}
@@ -249,8 +250,9 @@ def _markdown(name: str, report: _Report) -> str:
             try:
                 value = _value(cell["source"], name, names)
             except Exception as error:  # whatever a cell may raise
-                what = f"{name}, cell {number}, failed with the run {report.run.folder}: {type(error).__name__}: {error}"
-                raise ReportError(f"{what}; run `pneumoprune check` on the folder") from error
+                what = f"{name}, cell {number}, failed with the run {report.run.folder}"
+                why = f"{type(error).__name__}: {error}; run `pneumoprune check` on the folder"
+                raise ReportError(f"{what}: {why}") from error
             texts.append(_show(value, options, name, report))
     return "\n\n".join(texts)
 
@@ -356,7 +358,7 @@ def _resolve(blocks: list, name: str, report: _Report) -> list:
     blocks = _change(blocks, Link=_safe_link, Div=caption)
     return _change(blocks, Cite=lambda content: _references(content, report, name))
 
-# %% ../nbs/19_report.ipynb #9d1f2122
+# %% ../nbs/19_report.ipynb #96dd90f3
 def _commit(folder: Path) -> str:
     "The commit that a checkout is at; empty elsewhere"
     command = ["git", "-C", str(folder), "rev-parse", "--short=10", "HEAD"]
@@ -371,7 +373,7 @@ def _commit(folder: Path) -> str:
 def _metadata(report: _Report) -> dict:
     "Title, author, date and the like for pandoc's templates"
     book, words, commit = report.book, report.words, _commit(report.book.folder)
-    made = [format_date(date.today(), "long", locale=book.lang), words["version"].format(version=pneumoprune.__version__)]
+    made = [format_date(date.today(), "long", locale=book.lang), f"pneumoprune {pneumoprune.__version__}"]
     made += [words["commit"].format(commit=commit)] if commit else []
     about = {"title": book.title, "subtitle": book.subtitle, "lang": book.lang, "toc-title": words["toc"]}
     authors = {"author": [book.author], "by-author": [{"name": {"literal": book.author}}]}
@@ -418,7 +420,7 @@ def _typst_image(content: list) -> dict:
     words = re.sub(r"\s+", " ", dict(content[0][2])["alt"]).replace("\\", "\\\\").replace('"', '\\"')
     return {"t": "RawInline", "c": ["typst", f'#box(image("{content[2][0]}", alt: "{words}"))']}
 
-# %% ../nbs/19_report.ipynb #c172bc7f
+# %% ../nbs/19_report.ipynb #e7da8c03
 def _pdf(blocks: list, report: _Report, output: Path) -> None:
     "Set the report with Typst"
     build = report.build
@@ -426,14 +428,15 @@ def _pdf(blocks: list, report: _Report, output: Path) -> None:
     (build / "book.template").write_text(_TYPST, encoding="utf-8")
     source = build / "book.typ"
     blocks = _change(_change(blocks, Figure=_typst_float), Image=_typst_image)
-    written = _write(blocks, "typst", report, f"--template={build / 'book.template'}", "--syntax-highlighting=idiomatic")
+    options = (f"--template={build / 'book.template'}", "--syntax-highlighting=idiomatic")
+    written = _write(blocks, "typst", report, *options)
     source.write_text(written, encoding="utf-8")
     fonts = Path(matplotlib.get_data_path(), "fonts/ttf")
     compiler = typst.Compiler(str(source), root=str(build), ignore_system_fonts=True, font_paths=[str(fonts)])
     with atomic_path(output) as draft:
         compiler.compile(output=str(draft), format="pdf", pdf_standards=["ua-1"])
 
-# %% ../nbs/19_report.ipynb #5faaab6f
+# %% ../nbs/19_report.ipynb #1c31d854
 _CSS = """<style>
 :root { color-scheme: light dark; }
 body { max-width: 54em; font-family: "Libertinus Serif", Georgia, "Times New Roman", serif; line-height: 1.45; }
@@ -441,7 +444,7 @@ h1 { margin-top: 2em; } h1.title { margin-top: 0; }
 figure { margin: 1.5em 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; background: #fff; }
 figure.tbl { display: flex; flex-direction: column-reverse; align-items: flex-start; }
 figcaption { font-size: .92em; margin: .5em 0; }
-table { font-size: .88em; border-collapse: collapse; margin: .5em 0; display: block; overflow-x: auto; max-width: 100%; }
+table { font-size: .88em; margin: .5em 0; display: block; overflow-x: auto; max-width: 100%; }
 td, th { padding: .2em .6em; vertical-align: top; font-variant-numeric: tabular-nums; }
 blockquote { border: 0; padding-left: 1em; font-style: italic; color: inherit; }
 code { font-size: .82rem; overflow-wrap: anywhere; }

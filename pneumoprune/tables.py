@@ -7,13 +7,13 @@ __all__ = ['PUBLISHED', 'LITERATURE', 'METRIC_NAMES', 'headline_table', 'compari
            'shift_table', 'noninferiority_table', 'earlier_table', 'seeds_table', 'external_table', 'sizes_table',
            'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/08_tables.ipynb #59f0cf1b
+# %% ../nbs/08_tables.ipynb #1ee5f03d
 import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -120,7 +120,7 @@ def _published(key: str, place: int) -> str:
     value = PUBLISHED[key][place]
     return say(value) if isinstance(value, str) else number(value, 1 if key.startswith("weight") else 3)
 
-# %% ../nbs/08_tables.ipynb #d4c9cc73
+# %% ../nbs/08_tables.ipynb #a6152046
 LITERATURE = (  # study, network, AUC and accuracy on the collection's 624 test images
     ("Kermany et al. 2018 (Cell 172:1122)", "Inception V3, ImageNet weights", 0.968, 0.928),
     ("Yang et al. 2023 (MedMNIST v2, Sci. Data 10:41)", "ResNet-50, 224 × 224, from scratch", 0.962, 0.884),
@@ -135,7 +135,8 @@ def literature_table(
     for name in run.models:
         test = run.summary["models"][name]["test"]
         rows.append((say("this run"), name, interval(test["auc"]), interval(test["accuracy"])))
-    return _table(rows, {header: itemgetter(n) for n, header in enumerate(("study", "model", "ROC AUC", "accuracy"))})
+    headers = ("study", "model", "ROC AUC", "accuracy")
+    return _table(rows, {header: itemgetter(n) for n, header in enumerate(headers)})
 
 # %% ../nbs/08_tables.ipynb #44ddab79
 METRIC_NAMES = dict(zip(METRICS, (
@@ -205,8 +206,8 @@ def earlier_table(
     rows = recorded_runs(run).to_dict("records")
     return _table([row for row in rows if row["model"] in ("original", "masked", "slim-int8")], _EARLIER)
 
-# %% ../nbs/08_tables.ipynb #67e3e292
-def _over_seeds(metric: str) -> _Columns:
+# %% ../nbs/08_tables.ipynb #5d0a9afe
+def _over_seeds(metric: Literal["accuracy", "auc"]) -> _Columns:
     "Two columns: the mean of a test metric over seeds with its interval, and the range of the seeds"
     name = METRIC_NAMES[metric]
     return {

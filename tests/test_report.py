@@ -1,4 +1,4 @@
-"""The report as a reader gets it: one run of a stranger is rendered in both languages, and PDF and HTML are read back."""
+"The report as a reader gets it: a stranger's run is rendered in both languages, and PDF and HTML are read back"
 
 import json
 import re
@@ -151,7 +151,7 @@ def test_every_interval_is_one_of_the_run(pdf, pages, folder):
     add(run.summary)
     judged = [run.summary["comparisons"], run.summary.get("seeds", {}).get("comparisons", {})]
     for verdicts in (comparison["noninferiority"] for told in judged for comparison in told.values()):
-        add({metric: [verdicts[metric][key] for key in ("difference", "low", "high")] for metric in ("accuracy", "auc")})
+        add({m: [verdicts[m][key] for key in ("difference", "low", "high")] for m in ("accuracy", "auc")})
     for name in run.models:
         noise = curve_noise(run, name)
         known |= {interval(noise["accuracy"], 2), interval(noise["loss"], 4)}

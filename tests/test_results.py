@@ -62,7 +62,8 @@ def outputs(folders):
 def numbers(text: str) -> list[str]:
     "Numbers of a text but for list markers, names of networks, link targets and what is constant by nature"
     text = re.sub(r"(?m)^\d+\. ", "", text)
-    text = re.sub(r"slim-int8|float64|float32|\]\([^)]*\)|batch \d+|95 %|95%-[ей]|1000 outputs|`[^`]*`|one half|CC BY 4.0|@[a-z]+\d+|SHA-256|ResNet-50|2018", "", text)
+    text = re.sub(r"slim-int8|float64|float32|\]\([^)]*\)|batch \d+|95 %|95%-[ей]|1000 outputs", "", text)
+    text = re.sub(r"`[^`]*`|CC BY 4.0|@[a-z]+\d+|SHA-256", "", text)
     return re.findall(r"\d[\d,.]*·10\^[^^]+\^|\d(?:[\d,.\u00a0]*\d)?", text)  # a power of ten is one number
 
 
@@ -127,7 +128,8 @@ def test_words_of_one_vocabulary(outputs):
 
 
 def test_faults_of_language_do_not_come_back(outputs):
-    english, russian = ("\n".join(text_of(v) for name in names for v in outputs[name][0]) for names in (ENGLISH, RUSSIAN))
+    texts = {name: "\n".join(map(text_of, outputs[name][0])) for name in CHAPTERS}
+    english, russian = ("\n".join(texts[name] for name in names) for names in (ENGLISH, RUSSIAN))
     assert not re.search(r"times slower|\b0 above|least minds|from a validation AUC of ([\d.]+) to \1\b", english)
     assert not re.search(r"95 %-|Одинаковых ответов|никто не читает|precision|compacted 0,0 мин|составило 0,", russian)
 
@@ -227,7 +229,7 @@ def test_several_seeds_are_told_and_decide(folders, tmp_path):
 
     run = altered(folders[1], tmp_path / "run", "summary.json", change)
     for names, mean, verdict in (
-        (ENGLISH, "mean accuracy of 0.123 [0.100, 0.200]", "is not shown to be non-inferior to the original in accuracy"),
+        (ENGLISH, "mean accuracy of 0.123 [0.100, 0.200]", "is not shown to be non-inferior to the original"),
         (RUSSIAN, "0,123 [0,100; 0,200]", "не доказано, что не уступает исходной по точности"),
     ):
         text = told(names, run)
