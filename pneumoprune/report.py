@@ -37,7 +37,7 @@ from .core import PneumopruneError, atomic_path
 from .phrases import Markdown, use_language
 from .run import Run, load_run
 
-# %% ../nbs/19_report.ipynb #72b9c265
+# %% ../nbs/19_report.ipynb #66ec586b
 class ReportError(PneumopruneError):
     "The report cannot be made: the message names the chapter, file or cell and the remedy"
 
@@ -51,6 +51,7 @@ class _Book:
     subtitle: str
     author: str
     keywords: list[str]
+    compact: bool  # set smaller
     chapters: list[str]  # in reading order
     appendices: list[str]  # numbered by letters
     bibliography: str
@@ -64,7 +65,7 @@ def _find_book() -> Path:
             return folder
     raise ReportError(f"{package} lacks the notebooks that the report is made from; install pneumoprune again")
 
-# %% ../nbs/19_report.ipynb #2235d6f8
+# %% ../nbs/19_report.ipynb #676df2ee
 def _read_book(
     folder: Path,  # holds _quarto.yml and one _quarto-LANG.yml per language
     lang: str = "en",  # which of them
@@ -80,7 +81,8 @@ def _read_book(
         if not (folder / name).is_file():
             raise ReportError(f"The chapter {name} in _quarto-{lang}.yml does not exist; restore it or unlist it")
     told = {name: book[name] for name in ("title", "subtitle", "author", "chapters", "appendices")}
-    return _Book(folder, lang, keywords=profile.get("keywords", []), bibliography=common["bibliography"], **told)
+    told |= {"keywords": profile.get("keywords", []), "compact": profile.get("compact", False)}
+    return _Book(folder, lang, bibliography=common["bibliography"], **told)
 
 # %% ../nbs/19_report.ipynb #2956c137
 _WORDS = {
@@ -210,7 +212,7 @@ class _Report:
     def mark(self) -> str:
         return "; ".join(self.words[f"{mark} mark"] for mark in _marks(self.run))
 
-# %% ../nbs/19_report.ipynb #b2d2974c
+# %% ../nbs/19_report.ipynb #1a9c7510
 def _float(block: dict, options: dict, name: str, report: _Report) -> str:
     "A figure or table with its caption, as Markdown with a mark where the block will stand"
     label = str(options.get("label", ""))
@@ -234,7 +236,8 @@ def _show(value: Any, options: dict, name: str, report: _Report) -> str:
         file = report.build / f"{options.get('label', 'figure')}.svg"
         file.write_text(_svg(value), encoding="utf-8")
         alt = str(options.get("fig-alt", options.get("fig-cap", "")))
-        image = {"t": "Image", "c": [["", [], [["alt", alt]]], [], [file.name, ""]]}
+        [width] = re.findall(r'<svg [^>]*?width="([\d.]+)pt"', file.read_text(encoding="utf-8"))
+        image = {"t": "Image", "c": [["", [], [["alt", alt], ["width", width]]], [], [file.name, ""]]}
         return _float(Plain([image]), options, name, report)
     raise ReportError(f"{name}: a cell shows a {type(value).__name__}; findings are text, tables and figures")
 
@@ -358,7 +361,7 @@ def _resolve(blocks: list, name: str, report: _Report) -> list:
     blocks = _change(blocks, Link=_safe_link, Div=caption)
     return _change(blocks, Cite=lambda content: _references(content, report, name))
 
-# %% ../nbs/19_report.ipynb #96dd90f3
+# %% ../nbs/19_report.ipynb #d30584ba
 def _commit(folder: Path) -> str:
     "The commit that a checkout is at; empty elsewhere"
     command = ["git", "-C", str(folder), "rev-parse", "--short=10", "HEAD"]
@@ -379,7 +382,7 @@ def _metadata(report: _Report) -> dict:
     authors = {"author": [book.author], "by-author": [{"name": {"literal": book.author}}]}
     notice = " ".join(words[mark] for mark in _marks(report.run))
     sources = {"bibliography": str(book.folder / book.bibliography), "link-citations": True}
-    told = about | authors | sources | {"keywords": book.keywords, "date": " · ".join(made)}
+    told = about | authors | sources | {"keywords": book.keywords, "compact": book.compact, "date": " · ".join(made)}
     return told | ({"notice": notice} if notice else {})
 
 
@@ -391,7 +394,7 @@ def _write(blocks: list, target: str, report: _Report, *options: str) -> str:
     common = ["--standalone", "--wrap=none", "--citeproc", f"--metadata-file={file}"]
     return pypandoc.convert_text(document, target, format="json", extra_args=[*common, *options])
 
-# %% ../nbs/19_report.ipynb #899929fc
+# %% ../nbs/19_report.ipynb #a0e42b90
 _TYPST = """\
 #let horizontalrule = line(start: (25%, 0%), end: (75%, 0%))
 $typst-show.typ()$
@@ -417,8 +420,10 @@ def _typst_float(content: list) -> list:
 
 def _typst_image(content: list) -> dict:
     "An image with the words that stand for it"
-    words = re.sub(r"\s+", " ", dict(content[0][2])["alt"]).replace("\\", "\\\\").replace('"', '\\"')
-    return {"t": "RawInline", "c": ["typst", f'#box(image("{content[2][0]}", alt: "{words}"))']}
+    about = dict(content[0][2])
+    words = re.sub(r"\s+", " ", about["alt"]).replace("\\", "\\\\").replace('"', '\\"')
+    drawn = f'image("{content[2][0]}", alt: "{words}", width: {about["width"]}pt * shrink)'
+    return {"t": "RawInline", "c": ["typst", f"#box({drawn})"]}
 
 # %% ../nbs/19_report.ipynb #e7da8c03
 def _pdf(blocks: list, report: _Report, output: Path) -> None:
