@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'check', 'compact', 'predict', 'explain', 'main']
 
-# %% ../nbs/20_cli.ipynb #9e3686cd
+# %% ../nbs/20_cli.ipynb #593db6f5
 import math
 import sys
 import warnings
@@ -20,7 +20,7 @@ import typer
 from typer import Argument, Option
 
 from . import __version__
-from .core import MAX_PIXELS, PneumopruneError, needs
+from .core import MAX_PIXELS, PneumopruneError, needs, one_line, shown
 
 # %% ../nbs/20_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -101,10 +101,10 @@ def lab(
     run = run_lab(data, out, settings, skip_unreadable=skip_unreadable)
     typer.echo(_as_json(run) if json else _describe(run))
 
-# %% ../nbs/20_cli.ipynb #1418a572
+# %% ../nbs/20_cli.ipynb #156873c4
 def _describe(run) -> str:
     "What a run found, in a few lines of text"
-    kind = "PHANTOMS (drawn images, no patients)" if run.synthetic else run.info["data"]["name"]
+    kind = "PHANTOMS (drawn images, no patients)" if run.synthetic else shown(run.info["data"]["name"])
     lines = [f"{kind}, {run.info['data']['images']} images; results in {run.folder}"]
     if run.smoke:
         lines.append("A SMOKE RUN with a narrow network: that it ran is all it says")
@@ -147,7 +147,7 @@ def report(
 
     typer.echo(render_report(run, output, lang=lang.value, html=html))
 
-# %% ../nbs/20_cli.ipynb #eab29773
+# %% ../nbs/20_cli.ipynb #d2c756ac
 @app.command()
 def check(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
@@ -157,7 +157,7 @@ def check(
         from pneumoprune.lab import check_run
 
     if faults := check_run(run):
-        raise PneumopruneError(f"{run}: " + "; ".join(faults))
+        raise PneumopruneError(f"{run}: " + ", ".join(faults) + "; give the lab's command again to make anew what it can")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
 # %% ../nbs/20_cli.ipynb #1dd9d56b
@@ -191,7 +191,7 @@ def compact(
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
-# %% ../nbs/20_cli.ipynb #c9deddc3
+# %% ../nbs/20_cli.ipynb #5675c152
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -208,7 +208,7 @@ def predict(
     rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     typer.echo(format_predictions(rows, json=json))
     if all("error" in row for row in rows):
-        raise typer.Exit(2)
+        raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
 # %% ../nbs/20_cli.ipynb #e9cb6af9
 @app.command()
@@ -223,7 +223,7 @@ def explain(
     explain_file(image, output, model)
     typer.echo(f"written to {output}")
 
-# %% ../nbs/20_cli.ipynb #c7c237ea
+# %% ../nbs/20_cli.ipynb #94217797
 # what the parser raises; typer may bring a click of its own, so the class is found from one that it exports
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore
 
@@ -237,13 +237,13 @@ def _mistake(error: Exception) -> str:
         text = f"{error.strerror or error}: {error.filename}; look at the path, its rights and the space left"
     else:
         text = str(error).replace("strict=False", "--loose")  # as it is spelled here
-    return " ".join(text.split())
+    return one_line(text)
 
-# %% ../nbs/20_cli.ipynb #90dcd90b
+# %% ../nbs/20_cli.ipynb #5dd69417
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     # a warning is a sentence to the user, who has no use for the line of code it came from
-    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(message)}\n"
     try:
         code = app(prog_name="pneumoprune", standalone_mode=False)
     except (PneumopruneError, _ClickException, OSError) as error:

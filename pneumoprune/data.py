@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'DOWNLOADS', 'DataError', 'check_size', 'XRays',
            'find_duplicates', 'merge_patients', 'load_xrays', 'participant_flow', 'dataset_table', 'download',
            'split_validation']
 
-# %% ../nbs/01_data.ipynb #62a45878
+# %% ../nbs/01_data.ipynb #a5e98534
 import hashlib
 import importlib
 import json
@@ -45,6 +45,7 @@ from pneumoprune.core import (
     check_pixels,
     decode_image,
     nameless,
+    one_line,
     read_json,
     sha256,
     to_gray,
@@ -318,7 +319,7 @@ class _Source:
     fingerprint: Callable[[], str]  # SHA-256 of the content
     notes: Sequence[str] = ()  # what was left out or moved
 
-# %% ../nbs/01_data.ipynb #6603c438
+# %% ../nbs/01_data.ipynb #24bc7252
 # what PIL, zipfile and zlib raise on files that are damaged, or none of theirs
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError, OverflowError, MemoryError,
@@ -328,7 +329,7 @@ _UNREADABLE = (
 
 def _one_line(error: BaseException) -> str:
     "What an error says, in one line"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)[:200] or type(error).__name__
 
 # %% ../nbs/01_data.ipynb #7e4d884b
 _MAX_FILE = 2**28  # bytes
@@ -404,11 +405,13 @@ def _zip_source(path: Path, max_pixels: int) -> _Source:
 
     return _Source(places, read, lambda: sha256(path), notes)
 
-# %% ../nbs/01_data.ipynb #fc97c7ad
+# %% ../nbs/01_data.ipynb #1be4a648
 def _check_arrays(images: np.ndarray, labels: np.ndarray, where: str) -> None:
     "Raise `DataError` unless the arrays are images with one of two labels each"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] not in (1, 3):
         raise DataError(f"{where} images are {images.dtype} {images.shape}; expected uint8 (N, H, W) or (N, H, W, 3)")
+    if not math.prod(images.shape[1:]):
+        raise DataError(f"{where} images are {images.shape}: they have no pixels; download the file again")
     if labels.shape not in ((len(images),), (len(images), 1)):
         raise DataError(f"{where} labels are {labels.shape} for {len(images)} images; expected one label per image")
     if strange := sorted(set(np.unique(labels).tolist()) - {0, 1}):
@@ -580,15 +583,15 @@ def _decode_source(
         "notes": [*source.notes, *_findings(table, groups, copies, keep)],
     }
 
-# %% ../nbs/01_data.ipynb #9cc18563
-_CACHE_FORMAT = 1  # to be raised when decoding changes
+# %% ../nbs/01_data.ipynb #1f270a4d
+_CACHE_FORMAT = 2  # to be raised when decoding changes
 
 
 def _cache_key(path: Path, size: int, max_pixels: int = MAX_PIXELS) -> str:
     "A name for the decoded images of this very content at this size, under this limit"
     if path.is_dir():
-        listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(_walk(path).items())]
-        content = hashlib.sha256(json.dumps([str(path), listing]).encode()).hexdigest()
+        listing = [[os.fsencode(name).hex(), sha256(path / name)] for name in sorted(_walk(path))]
+        content = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     else:
         content = sha256(path)
     return f"{content}-{size}-{_CACHE_FORMAT}" + (f"-{max_pixels}" if max_pixels != MAX_PIXELS else "")
@@ -618,8 +621,8 @@ def _has_room(folder: Path, needed: int) -> bool:
         return False
     return True
 
-# %% ../nbs/01_data.ipynb #1f1ef962
-_RECORD = {"names", "labels", "patients", "split", "fingerprint", "failures", "left_out", "notes"}
+# %% ../nbs/01_data.ipynb #faf8d990
+_RECORD = {"pixels", "names", "labels", "patients", "split", "fingerprint", "failures", "left_out", "notes"}
 
 
 def _map_images(path: Path, n: int) -> np.ndarray:
@@ -638,12 +641,14 @@ def _read_cache(folder: Path, key: str) -> tuple[np.ndarray, dict] | None:
         record = read_json(folder / f"{key}.json")
         if set(record) != _RECORD:
             raise ValueError("its record is of another kind")
+        if sha256(folder / f"{key}.npy") != record["pixels"]:
+            raise ValueError("its images are not those that were written")
         return _map_images(folder / f"{key}.npy", len(record["names"])), record
     except (OSError, ValueError, PneumopruneError) as error:
         warnings.warn(f"the cache of these images is damaged ({error}) and is made anew", stacklevel=4)
         return None
 
-# %% ../nbs/01_data.ipynb #e8201870
+# %% ../nbs/01_data.ipynb #9186cff3
 def _decode_or_recall(
     path: Path, size: int, folder: Path | None, workers: int | None, max_pixels: int
 ) -> tuple[np.ndarray, dict]:  # images to keep, uint8 (N, 1, size, size), and their record
@@ -662,6 +667,7 @@ def _decode_or_recall(
         record = _decode_source(source, images, workers)
         images.flush()
         del images
+        record["pixels"] = sha256(draft)
     write_json(folder / f"{key}.json", record)
     return _map_images(folder / f"{key}.npy", len(record["names"])), record
 
@@ -695,7 +701,7 @@ def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
         left_out=tuple(record["left_out"]), notes=tuple(record["notes"]),
     )
 
-# %% ../nbs/01_data.ipynb #6215cec2
+# %% ../nbs/01_data.ipynb #d6c268b3
 def load_xrays(
     source: str | Path,  # folder or zip in the layout of the Kaggle archive, or a MedMNIST `.npz` file
     size: int = 224,  # side of the square images in pixels, at least 63
@@ -720,8 +726,8 @@ def load_xrays(
     xrays = _xrays(images, record, path.resolve().name)
     if xrays.unreadable and not skip_unreadable:
         raise DataError("\n".join([
-            f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:", *_listed(record["failures"]),
-            "Replace them, or go on without them: --skip-unreadable",
+            f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:", *(f"{line};" for line in _listed(record["failures"])),
+            "replace them, or go on without them: --skip-unreadable",
         ]))
     _check_classes(xrays)
     return xrays

@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #cc4ebb44
+# %% ../nbs/17_prediction.ipynb #60e7a6d6
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -28,8 +28,10 @@ from pneumoprune.core import (
     check_pixels,
     decode_image,
     needs,
+    one_line,
     open_onnx,
     run_onnx,
+    shown,
     to_square,
 )
 
@@ -121,7 +123,7 @@ def _is_dicom(path: Path) -> bool:
     except OSError as error:
         raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
 
-# %% ../nbs/17_prediction.ipynb #107f1491
+# %% ../nbs/17_prediction.ipynb #a0be78a1
 def _check_deflated(path: Path, most: int) -> None:
     "`ValueError` if a DICOM file unpacks to more bytes than so many; pydicom would unpack it whole"
     from pydicom.filereader import read_file_meta_info
@@ -150,7 +152,7 @@ def _dicom_values(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
         if not np.isfinite(values).all():
             raise ValueError("its values are not all finite numbers")
     except Exception as error:  # pydicom and its decoders raise nearly everything
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise PredictionError(f"{path} can't be read as DICOM ({reason}); export it as PNG") from error
     return values, data.get("PhotometricInterpretation") == "MONOCHROME1"
 
@@ -184,14 +186,14 @@ def read_image(
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PredictionError(f"{path} can't be read as PNG or JPEG ({error}); export it again as PNG") from error
 
-# %% ../nbs/17_prediction.ipynb #450caac2
+# %% ../nbs/17_prediction.ipynb #819e0623
 def _images_in(folder: Path) -> list[Path]:
     "Image files anywhere in a folder, sorted"
     kinds = _IMAGES + _DICOM
     seen = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in kinds and not p.name.startswith(".")]
     files = [p for p in seen if p.is_file()]
     if not files:
-        raise PredictionError(f"{folder} holds no image ({' '.join(kinds)})")
+        raise PredictionError(f"{folder} holds no image ({' '.join(kinds)}); give a folder with some, or the files")
     return files
 
 
@@ -240,12 +242,12 @@ def predict_files(
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/17_prediction.ipynb #bee2d87f
+# %% ../nbs/17_prediction.ipynb #0ef01ae3
 def _line(row: dict) -> str:
     "A row of `predict_files` for people"
     if "error" in row:
-        return f"{row['file']}: {row['error']}"
-    return (f"{row['file']}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
+        return f"{shown(row['file'])}: {one_line(row['error'])}"
+    return (f"{shown(row['file'])}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
             f"(threshold {row['threshold']:.3f})")
 
 
