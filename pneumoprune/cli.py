@@ -191,7 +191,7 @@ def compact(
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
-# %% ../nbs/20_cli.ipynb #5675c152
+# %% ../nbs/20_cli.ipynb #e964dcc9
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -201,11 +201,14 @@ def predict(
         bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")
     ] = False,
     max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
+    force: Annotated[
+        bool, Option("--force", help="Decide even where the image is no chest X-ray as far as the network can tell.")
+    ] = False,
 ) -> None:
     "Probability of pneumonia for images, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files
 
-    rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels)
+    rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels, force=force)
     typer.echo(format_predictions(rows, json=json))
     if all("error" in row for row in rows):
         raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")

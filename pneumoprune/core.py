@@ -342,9 +342,9 @@ def open_onnx(
         reason = one_line(error)[:200]
         raise PneumopruneError(f"{name} is no ONNX file that can be read ({reason}); export it again") from error
 
-# %% ../nbs/00_core.ipynb #d02bb625
-def _run_batch(session, images: "np.ndarray", seconds: float) -> "np.ndarray":
-    "What an open network says of some images; stopped after `seconds` for each"
+# %% ../nbs/00_core.ipynb #b5d0af28
+def _run_batch(session, images: "np.ndarray", seconds: float, output: int) -> "np.ndarray":
+    "One output of an open network for some images; stopped after `seconds` for each"
     import numpy as np
     import onnxruntime
 
@@ -354,25 +354,26 @@ def _run_batch(session, images: "np.ndarray", seconds: float) -> "np.ndarray":
     clock.daemon = True
     clock.start()
     try:
-        return np.asarray(session.run(None, {session.get_inputs()[0].name: images}, options)[0])
+        asked = [session.get_outputs()[output].name]
+        return np.asarray(session.run(asked, {session.get_inputs()[0].name: images}, options)[0])
     finally:
         clock.cancel()
 
 
-def _probabilities(session, images: "np.ndarray", seconds: float, name: str) -> "np.ndarray":
-    "The same, if it is a probability for each image; else `PneumopruneError`"
+def _numbers(session, images: "np.ndarray", seconds: float, output: int, name: str) -> "np.ndarray":
+    "The same, if it is a probability, or a distance, for each image; else `PneumopruneError`"
     try:
-        answer = _run_batch(session, images, seconds)
+        answer = _run_batch(session, images, seconds, output)
     except Exception as error:  # ONNX Runtime's errors share no base class but this one
         raise PneumopruneError(f"{name} fails ({one_line(error)[:200]}); export it again") from error
     if answer.shape != (len(images),):
         raise PneumopruneError(f"{name} answers {len(images)} images with {answer.shape} numbers; export it again")
-    if not ((answer >= 0) & (answer <= 1)).all():  # NaN fails too
-        found = f"{answer.min():g} to {answer.max():g}"
-        raise PneumopruneError(f"{name} answers {found}, no probabilities; export it again")
+    if not ((answer >= 0) & (answer <= (float("inf") if output else 1))).all():  # NaN fails too
+        found, what = f"{answer.min():g} to {answer.max():g}", "distances" if output else "probabilities"
+        raise PneumopruneError(f"{name} answers {found}, no {what}; export it again")
     return answer
 
-# %% ../nbs/00_core.ipynb #74eefa51
+# %% ../nbs/00_core.ipynb #c36a1431
 def run_onnx(
     session: "onnxruntime.InferenceSession",  # of `open_onnx`; takes uint8 (n, 1, S, S)
     images: "np.ndarray",  # uint8 (N, 1, S, S); anything else is refused
@@ -380,7 +381,8 @@ def run_onnx(
     name: str = "the model",  # in messages
     batch_size: int = 32,  # images at a time: bounds the memory, doesn't change the result
     seconds: float = 10.0,  # what each image of a batch may take
-) -> "np.ndarray":  # float64 (N,), probability of pneumonia
+    output: int = 0,  # 0: the probability of pneumonia; 1: the guard's distance, where the file has one
+) -> "np.ndarray":  # float64 (N,)
     "What an open network predicts; `PneumopruneError` for images of another kind, and for answers that are none"
     import numpy as np
 
@@ -390,7 +392,7 @@ def run_onnx(
         raise PneumopruneError(f"{name} takes images uint8 (N, {takes}), not {images.dtype} {images.shape}; "
                                f"load them with size={wanted[-1]}")
     starts = range(0, len(images), check_count(batch_size, "batch_size"))
-    parts = [_probabilities(session, images[at : at + batch_size], seconds, name) for at in starts]
+    parts = [_numbers(session, images[at : at + batch_size], seconds, output, name) for at in starts]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
 # %% ../nbs/00_core.ipynb #9f69934d

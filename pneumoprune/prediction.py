@@ -56,11 +56,15 @@ def _shipped() -> Path:
         )
     return file
 
-# %% ../nbs/17_prediction.ipynb #dfa4add6
+# %% ../nbs/17_prediction.ipynb #3437a0d7
 def _check_signature(session, size: int) -> None:
-    "`ValueError` unless an open file takes grey images of this size in bytes, and gives one number for each"
-    for ends, what, kind, shape in ((session.get_inputs(), "input", "tensor(uint8)", [1, size, size]),
-                                    (session.get_outputs(), "output", "tensor(float)", [])):
+    "`ValueError` unless an open file takes grey images of this size in bytes, and gives one number for each, or two"
+    first, *others = session.get_outputs()
+    guard = [end for end in others if end.name == "distance"]
+    checked = [(session.get_inputs(), "input", "tensor(uint8)", [1, size, size]),
+               ([first, *(end for end in others if end not in guard)], "output", "tensor(float)", []),
+               (guard or [first], "second output", "tensor(float)", [])]
+    for ends, what, kind, shape in checked:
         if len(ends) != 1 or ends[0].type != kind or len(ends[0].shape) != 1 + len(shape) or ends[0].shape[1:] != shape:
             raise ValueError(f"its {what} is {' and '.join(f'{end.type} {end.shape}' for end in ends) or 'nothing'}")
 
@@ -82,7 +86,7 @@ def _described(path, session) -> tuple[tuple[str, ...], float, int]:
         raise PredictionError(f"{path} decides at {threshold}, no share in 0..1; mend it with `set_threshold`")
     return classes, threshold, size
 
-# %% ../nbs/17_prediction.ipynb #d44d5007
+# %% ../nbs/17_prediction.ipynb #752d8fcd
 class OnnxModel:
     "A network exported by `export_onnx` or `quantize_int8`: uint8 images in, probabilities of pneumonia out"
 
@@ -109,6 +113,20 @@ class OnnxModel:
     ) -> np.ndarray:  # float64 (N,), probability of pneumonia
         "Probability of pneumonia of each image"
         return run_onnx(self.session, images, name=self.path.name, batch_size=batch_size)
+
+    @property
+    def guarded(self) -> bool:
+        "Whether the file has a guard (see the chapter on it): whether `distance` can be asked"
+        return len(self.session.get_outputs()) > 1
+
+    def distance(
+        self,
+        images: np.ndarray,  # uint8 (N, 1, S, S) with S = self.size
+    ) -> np.ndarray:  # float64 (N,), at least 0; above 1 the image is unlike those the network was trained on
+        "Distance of each image from the training images; `PredictionError` for a file without a guard"
+        if not self.guarded:
+            raise PredictionError(f"{self.path.name} has no guard; give it one with `add_guard`")
+        return run_onnx(self.session, images, name=self.path.name, output=1)
 
 # %% ../nbs/17_prediction.ipynb #c1df8bdf
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -215,12 +233,17 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #f40a2e8a
-def _row(path: Path, model: OnnxModel, max_pixels: int) -> dict:
+# %% ../nbs/17_prediction.ipynb #21a2f1c0
+def _row(path: Path, model: OnnxModel, max_pixels: int, force: bool) -> dict:
     "What is told of one image"
-    probability = float(model.predict(read_image(path, model.size, max_pixels=max_pixels)[None])[0])
+    image = read_image(path, model.size, max_pixels=max_pixels)[None]
+    probability, row = float(model.predict(image)[0]), {"file": str(path)}
     decision = model.classes[int(probability >= model.threshold)]
-    return {"file": str(path), "probability": probability, "decision": decision, "threshold": model.threshold}
+    if model.guarded:
+        row["distance"] = float(model.distance(image)[0])
+        row["in_domain"] = row["distance"] <= 1
+        decision = decision if force or row["in_domain"] else None
+    return row | {"probability": probability, "decision": decision, "threshold": model.threshold}
 
 
 def predict_files(
@@ -229,26 +252,31 @@ def predict_files(
     *,
     skip_unreadable: bool = False,  # report an image that can't be read as its `error` instead of raising
     max_pixels: int = MAX_PIXELS,  # of an image; a larger one can't be read
-) -> list[dict]:  # per image: file, probability, decision (a class), threshold; or file and error
+    force: bool = False,  # decide on images beyond the limit of the file's guard too
+) -> list[dict]:  # per image: file, probability, decision (a class or None), threshold; or file and error
     "Probability and decision for each image, in the order of `expand_paths`"
     model = model if isinstance(model, OnnxModel) else OnnxModel(model)
     rows = []
     for path in expand_paths(paths):
         try:
-            rows.append(_row(path, model, max_pixels))
+            rows.append(_row(path, model, max_pixels, force))
         except (PredictionError, MissingExtra) as error:
             if not skip_unreadable:
                 raise
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/17_prediction.ipynb #0ef01ae3
+# %% ../nbs/17_prediction.ipynb #2dba4747
 def _line(row: dict) -> str:
     "A row of `predict_files` for people"
     if "error" in row:
         return f"{shown(row['file'])}: {one_line(row['error'])}"
+    if row["decision"] is None:
+        return (f"{shown(row['file'])}: no chest X-ray as far as this network can tell (distance {row['distance']:.1f} of the "
+                "limit); no decision")
+    warning = "" if row.get("in_domain", True) else ", forced: no chest X-ray as far as this network can tell"
     return (f"{shown(row['file'])}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
-            f"(threshold {row['threshold']:.3f})")
+            f"(threshold {row['threshold']:.3f}{warning})")
 
 
 def format_predictions(
@@ -351,7 +379,7 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #668841cb
+# %% ../nbs/17_prediction.ipynb #adb7d33c
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
@@ -360,6 +388,8 @@ def explain_file(
     size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
+    if Path(output).exists() and Path(output).samefile(path):
+        raise PredictionError(f"{output} is the image itself; give another name for what is written")
     if model is not None and Path(model).suffix == ".safetensors":
         with needs("torch", f"{model}, a PyTorch network,"):
             from pneumoprune.alexnet import Standardise

@@ -66,14 +66,14 @@ CRITERIA: dict[str, Callable[[nn.Module, Group, np.random.Generator], torch.Tens
     "random": lambda model, group, rng: torch.as_tensor(rng.random(group.width)),
 }
 
-# %% ../nbs/15_slimming.ipynb #e9a53ed6
+# %% ../nbs/15_slimming.ipynb #a5360751
 def _add_gradients(model: nn.Module, xrays: XRays, settings: TrainSettings, batches: int = 8) -> None:
     "Gradients of the loss on a few augmented training batches, for the Taylor criterion"
     model.zero_grad()
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in range(batches):
         index = torch.randint(len(xrays), (settings.batch_size,), generator=generator).numpy()
-        images = augment(xrays.images[index], strength=settings.augment, aspect=settings.aspect, generator=generator)
+        images = augment(xrays.images[index], settings, generator=generator)
         F.cross_entropy(model.eval()(images), torch.as_tensor(xrays.labels[index])).backward()
 
 # %% ../nbs/15_slimming.ipynb #18f4e670

@@ -1,0 +1,328 @@
+"""Which augmentation, which input and which batch: trainings compared on patients of the training set alone
+
+    python bench/choose_training.py chest_xray.zip --aspects aspects.csv --workers 10 --seconds 240
+    python bench/choose_training.py --show                # the table of choose_training.csv
+    python bench/choose_training.py chest_xray.zip --limit 200 --epochs 1 --workers 2 --device cpu    # a smoke run
+
+Two parts, in turns, so that a time limit leaves rows of all arms:
+
+- `slim`: a network of slim's widths, trained from scratch as `SlimSettings.final` says, without a teacher. 5 folds by
+  patient over all training patients.
+- `original`: AlexNet at full width, as `TrainSettings` says. One split, 15 % of the patients.
+
+Criteria, of the patients held out, each the mean over clean images and every simulated shift: AUC over all pairs
+(`auc`), AUC over the pairs in which texture (`texture`) or aspect ratio (`aspect`) points the wrong way. Both shortcuts
+are cross-fitted over all training patients before any network is trained. `clean` is the AUC over all pairs of clean
+images, `follows` the rank correlation of the network's score with the texture's within a class. Test images are never
+read.
+
+The rule, made before the first row was there. A row's value is the mean of `auc` and `texture`. The value of a seed is
+the mean over its folds. An arm beats the base where the mean over seeds is higher by more than twice its standard error
+(from the differences seed by seed) and `auc` is not lower by more than that. Of arms that beat the base, the best is
+taken; one that is as good within a standard error and simpler (earlier in the list) is preferred. Else the base stays.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from dataclasses import asdict, replace
+from io import BytesIO
+from pathlib import Path
+from queue import Empty
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+HERE = Path(__file__).parent
+CSV, REFERENCE = HERE / "choose_training.csv", HERE.parent / "results/reference"
+FOLDS = 5
+INPUTS = {"": (224, 1), "pool-2": (224, 2), "128px": (128, 1), "160px": (160, 1)}  # side of the images, pooled by
+
+RESAMPLE = dict(resample=0.75)
+SLIM = {  # arm -> input, changes of the settings; the simpler ones first
+    "base": ("", {}),
+    "resample": ("", RESAMPLE),
+    "resample-half": ("", dict(resample=0.375)),
+    "resample-0.15": ("", dict(resample=0.75, smallest=0.15)),
+    "resample+jpeg": ("", dict(resample=0.75, recode=0.5)),
+    "resample+jpeg+sharpen": ("", dict(resample=0.75, recode=0.5, sharpen=0.5)),
+    "pool-2": ("pool-2", {}),
+    "pool-2+resample": ("pool-2", RESAMPLE),
+    "128px": ("128px", {}),
+    "128px+resample": ("128px", RESAMPLE),
+    "160px": ("160px", {}),
+}
+ORIGINAL = {
+    "64@2e-4": {},
+    "128@3e-4": dict(batch_size=128, lr=3e-4),
+    "256@4e-4": dict(batch_size=256, lr=4e-4),
+    "64@2e-4+resample": RESAMPLE,
+    "128@3e-4+resample": dict(batch_size=128, lr=3e-4, **RESAMPLE),
+    "128@2e-4": dict(batch_size=128, lr=2e-4),
+    "128@4e-4": dict(batch_size=128, lr=4e-4),
+    "256@3e-4": dict(batch_size=256, lr=3e-4),
+    "256@6e-4": dict(batch_size=256, lr=6e-4),
+}
+
+
+def jobs(seeds: int) -> list[tuple[str, str, int, int]]:
+    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm, then the original"
+    todo = []
+    for seed in range(seeds):
+        todo += [("slim", arm, seed, fold) for fold in range(FOLDS) for arm in SLIM]
+        todo += [("original", arm, seed, 0) for arm in ORIGINAL]
+    return todo
+
+
+def without_test(archive: Path, folder: Path) -> Path:
+    "A copy of the archive with two blanks in place of its test images: the loader asks for some"
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(folder / "train.zip", "w") as copy:
+        for name in whole.namelist():
+            if "train" in name.split("/")[:-1]:
+                copy.writestr(name, whole.read(name))
+        for place, grey in (("NORMAL/blank-1.png", 0), ("PNEUMONIA/blank-2.png", 255)):
+            Image.new("L", (224, 224), grey).save(blank := BytesIO(), "PNG")
+            copy.writestr(f"chest_xray/test/{place}", blank.getvalue())
+    return folder / "train.zip"
+
+
+def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, workers: int) -> None:
+    "Images, resized and shifted, as files that every process maps; labels, folds and shortcuts beside them"
+    import torch
+    from sklearn.model_selection import StratifiedGroupKFold
+    from torch.nn.functional import interpolate
+
+    from pneumoprune.data import load_xrays, split_validation
+    from pneumoprune.evaluation import shortcut_scores, texture_score
+    from pneumoprune.synthetic import SHIFTS
+
+    xrays = load_xrays(without_test(Path(archive), folder), cache=False).part("train")
+    if limit:
+        patients = np.random.default_rng(0).permutation(np.unique(xrays.patients))
+        rank = {patient: place for place, patient in enumerate(patients)}
+        xrays = xrays.take(np.sort(np.argsort([rank[p] for p in xrays.patients], kind="stable")[:limit]))
+    assert set(xrays.split) == {"train"}, "test images must not be here"
+    np.save(folder / "clean.npy", xrays.images)
+    for side in (128, 160):
+        blocks = torch.as_tensor(np.array(xrays.images)).split(256)
+        small = [interpolate(b.float(), (side, side), mode="bilinear", antialias=True).round().byte() for b in blocks]
+        np.save(folder / f"clean-{side}.npy", torch.cat(small).numpy())
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(SHIFTS)), initializer=_one_thread) as pool:
+        pending = pool.starmap_async(_shift, [(folder, kind) for kind in SHIFTS])
+        columns = {"name": xrays.names, "label": xrays.labels, "patient": xrays.patients}
+        table = pd.DataFrame(columns)
+        table["texture"] = texture_score(xrays.images, xrays.labels, xrays.patients)
+        if aspects:
+            known = pd.read_csv(aspects).set_index("name")["log_aspect"]
+            ratio = known.reindex(table["name"].str.replace("\\", "/")).to_numpy()
+            assert np.isfinite(ratio).all(), f"{aspects} lacks some of the images"
+            table["aspect"] = shortcut_scores(ratio[:, None], xrays.labels, xrays.patients)
+        deal = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+        for fold, (_, held_out) in enumerate(deal.split(table, table["label"], table["patient"])):
+            table.loc[held_out, "fold"] = fold
+        table["held_out"] = split_validation(xrays, 0.15, seed=0).split == "val"
+        pending.get()
+    table.to_csv(folder / "table.csv", index=False)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _shift(folder: Path, kind: str) -> None:
+    "The images under one shift"
+    from pneumoprune.data import XRays
+    from pneumoprune.synthetic import shifted
+
+    images = np.load(folder / "clean.npy", mmap_mode="r")
+    n = len(images)
+    xrays = XRays(images, np.zeros(n, int), np.arange(n).astype(str), np.full(n, ""), np.full(n, "train"), "", "")
+    np.save(folder / f"{kind}.npy", shifted(xrays, kind).images)
+
+
+def widths() -> tuple[tuple, tuple]:
+    "Those of slim in the reference run: the smallest network of its slimming"
+    from pneumoprune.run import load_run
+
+    rounds = load_run(REFERENCE).rounds
+    slim = json.loads((REFERENCE / "summary.json").read_text(encoding="utf-8"))["models"]["slim"]["parameters"]
+    row = rounds[(rounds["parameters"] - slim).abs() <= 0].iloc[-1]
+    numbers = [int(width) for width in row["widths"].split("-")]
+    return tuple(numbers[:5]), tuple(numbers[5:])
+
+
+def network(part: str, pooled: int, seed: int):
+    "The untrained network of a part; its input is averaged over `pooled` × `pooled` pixels"
+    from torch import nn
+
+    from pneumoprune.alexnet import alexnet, narrow_alexnet
+    from pneumoprune.slimming import SlimSettings
+
+    if part == "original":
+        return alexnet(seed=seed)
+    conv, linear = widths()
+    model = narrow_alexnet(conv, linear, planes=1, dropout=SlimSettings().dropout, seed=seed)
+    return nn.Sequential(nn.AvgPool2d(pooled), model) if pooled > 1 else model
+
+
+def criteria(scores: dict[str, np.ndarray], table: pd.DataFrame) -> dict[str, float]:
+    "The criteria of one training; `scores` of the patients held out, for each shift"
+    from scipy.stats import spearmanr
+    from sklearn.metrics import roc_auc_score
+
+    from pneumoprune.evaluation import EvaluationError, misled_auc
+
+    labels = table["label"].to_numpy()
+    found = {"clean": roc_auc_score(labels, scores["clean"])}
+    found["auc"] = np.mean([roc_auc_score(labels, s) for s in scores.values()])
+    for shortcut in [name for name in ("texture", "aspect") if name in table]:
+        misleading = table[shortcut].to_numpy()
+        try:
+            found[shortcut] = np.mean([misled_auc(labels, s, misleading) for s in scores.values()])
+            found[f"{shortcut}_clean"] = misled_auc(labels, scores["clean"], misleading)
+        except EvaluationError:  # so few images that no pair is misled
+            found[shortcut] = found[f"{shortcut}_clean"] = np.nan
+    within = [spearmanr(scores["clean"][labels == k], table["texture"][labels == k]).statistic for k in (0, 1)]
+    return found | {"follows": float(np.mean(within))}
+
+
+def train_one(folder: Path, job: tuple, epochs: int | None, device: str) -> dict:
+    "One training: a row of the table"
+    from pneumoprune.data import XRays
+    from pneumoprune.slimming import SlimSettings
+    from pneumoprune.synthetic import SHIFTS
+    from pneumoprune.training import TrainSettings, _device, fit, predict
+
+    part, arm, seed, fold = job
+    start, table = time.perf_counter(), pd.read_csv(folder / "table.csv")
+    shape, changes = SLIM[arm] if part == "slim" else ("", ORIGINAL[arm])
+    side, pooled = INPUTS[shape]
+    settings = replace(SlimSettings().final if part == "slim" else TrainSettings(), **changes, seed=seed, device=device)
+    settings = replace(settings, epochs=epochs or settings.epochs)
+    held_out = (table["fold"] == fold if part == "slim" else table["held_out"]).to_numpy()
+    images = np.load(folder / ("clean.npy" if side == 224 else f"clean-{side}.npy"), mmap_mode="r")
+    split = np.where(held_out, "val", "train")
+    xrays = XRays(images, table["label"].to_numpy(), table["patient"].astype(str).to_numpy(),
+                  table["name"].to_numpy(str), split, "training patients", "")
+    model = network(part, pooled, seed)
+    fit(model, xrays, settings, name=arm)
+    trained = time.perf_counter() - start
+    model.to(_device(device))
+    files = {kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in ("clean", *SHIFTS)}
+    scores = {kind: predict(model, file[held_out], side=side) for kind, file in files.items()}
+    row = {"part": part, "arm": arm, "seed": seed, "fold": fold, "input": shape or "224px"}
+    row |= criteria(scores, table[held_out].reset_index(drop=True))
+    changed = {k: v for k, v in asdict(settings).items() if v != getattr(TrainSettings(), k) and k != "device"}
+    row |= {"seconds": trained, "settings": json.dumps(changed)}
+    return row
+
+
+def work(folder: Path, todo, done, deadline: float, epochs: int | None, device: str) -> None:
+    "One process: takes trainings until none is left or the time is up"
+    _one_thread()
+    os.environ["TQDM_DISABLE"] = "1"
+    warnings.simplefilter("ignore")
+    while time.time() < deadline:
+        try:
+            job = todo.get(timeout=1)
+        except Empty:
+            break
+        try:
+            done.put((job, train_one(folder, job, epochs, device), None))
+        except Exception as error:  # told by the main process, which goes on
+            done.put((job, None, f"{type(error).__name__}: {error}"))
+    done.put(None)
+
+
+def run(options: argparse.Namespace) -> None:
+    "Prepare, start the processes, write each row as it comes"
+    deadline, context = time.time() + options.seconds, multiprocessing.get_context("spawn")
+    started = time.time()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(options.archive, options.aspects, options.limit, folder, options.workers)
+        print(f"prepared in {time.time() - started:.0f} s", flush=True)
+        todo, done = context.Queue(), context.Queue()
+        wanted = [job for job in jobs(options.seeds) if options.part in (None, job[0])]
+        old = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame()
+        have = set(zip(old["part"], old["arm"], old["seed"], old["fold"])) if len(old) else set()
+        for job in wanted:
+            if job not in have:
+                todo.put(job)
+        arguments = (folder, todo, done, deadline, options.epochs, options.device)
+        workers = [context.Process(target=work, args=arguments) for _ in range(options.workers)]
+        for worker in workers:
+            worker.start()
+        rows, running = [old] if len(old) else [], len(workers)
+        while running:
+            try:
+                answer = done.get(timeout=5)
+            except Empty:
+                running = min(running, sum(worker.is_alive() for worker in workers))
+                continue
+            if answer is None:
+                running -= 1
+                continue
+            job, row, error = answer
+            if row is None:
+                print(f"{job}: {error}", file=sys.stderr, flush=True)
+                continue
+            rows.append(pd.DataFrame([row]))
+            pd.concat(rows).to_csv(options.out, index=False, float_format="%.6g")
+            print(f"{time.time() - started:4.0f} s  {row['part']} {row['arm']} seed {row['seed']} fold {row['fold']}: "
+                  f"auc {row['auc']:.4f}, texture {row['texture']:.4f}, {row['seconds']:.1f} s", flush=True)
+        todo.cancel_join_thread()
+        for worker in workers:
+            worker.join(timeout=20)
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    "Per part and arm: trainings, mean criteria, value with its gain over the base, seed by seed, and its error"
+    rows = rows.assign(value=(rows["auc"] + rows["texture"]) / 2)
+    names = [name for name in ("value", "auc", "texture", "aspect", "clean", "follows", "seconds") if name in rows]
+    found = []
+    for part, arms in (("slim", SLIM), ("original", ORIGINAL)):
+        mine = rows[rows["part"] == part]
+        base = mine[mine["arm"] == next(iter(arms))].set_index(["seed", "fold"])
+        for arm in arms:
+            theirs = mine[mine["arm"] == arm].set_index(["seed", "fold"])
+            if theirs.empty:
+                continue
+            gains = (theirs[["value", "auc"]] - base[["value", "auc"]]).dropna().groupby("seed").mean()
+            error = gains.std(ddof=1) / np.sqrt(len(gains))
+            entry = {"part": part, "arm": arm, "seeds": theirs.index.unique("seed").size, "trainings": len(theirs)}
+            entry |= theirs[names].mean().to_dict()
+            found.append(entry | {"gain": gains["value"].mean(), "error": error["value"],
+                                  "auc_gain": gains["auc"].mean(), "auc_error": error["auc"]})
+    return pd.DataFrame(found)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", nargs="?", help="the real archive: only its training images are used")
+    parser.add_argument("--aspects", help="CSV with name, log_aspect")
+    parser.add_argument("--out", type=Path, default=CSV, help="rows are added here; those that are there are not run")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no training starts after so many seconds")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="so many images")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--part", choices=("slim", "original"))
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--show", action="store_true", help="print the table of --out")
+    options = parser.parse_args()
+    if options.archive:
+        run(options)
+    if options.show or options.archive:
+        pd.set_option("display.width", 200, "display.max_columns", 30)
+        print(table(pd.read_csv(options.out)).round(4).to_string(index=False))
