@@ -147,7 +147,7 @@ def report(
 
     typer.echo(render_report(run, output, lang=lang.value, html=html))
 
-# %% ../nbs/20_cli.ipynb #d2c756ac
+# %% ../nbs/20_cli.ipynb #c81fdeb4
 @app.command()
 def check(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
@@ -157,7 +157,8 @@ def check(
         from pneumoprune.lab import check_run
 
     if faults := check_run(run):
-        raise PneumopruneError(f"{run}: " + ", ".join(faults) + "; give the lab's command again to make anew what it can")
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again to mend what it can")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
 # %% ../nbs/20_cli.ipynb #1dd9d56b

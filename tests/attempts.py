@@ -1,6 +1,6 @@
 """
-Commands in processes of their own, forked from one that has loaded PyTorch once: each takes milliseconds to start, and may
-be killed, starved or cut off without harm to the tests. `python attempts.py` is the process that forks.
+Commands in processes of their own, forked from one that has loaded PyTorch once: each takes milliseconds to start,
+and may be killed, starved or cut off without harm to the tests. `python attempts.py` is the process that forks.
 """
 
 import ctypes
@@ -12,14 +12,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-LOADED = ("pneumoprune.cli", "pneumoprune.lab", "pneumoprune.prediction", "pneumoprune.networks", "onnxruntime",
-          "importlib.readers", "PIL.PngImagePlugin", "PIL.JpegImagePlugin")
+LOADED = (
+    "pneumoprune.cli",
+    "pneumoprune.lab",
+    "pneumoprune.prediction",
+    "pneumoprune.networks",
+    "pneumoprune.report",
+    "onnxruntime",
+    "importlib.readers",
+    "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin",
+)
 
 
 class Ended(NamedTuple):
@@ -28,7 +36,7 @@ class Ended(NamedTuple):
     code: int  # exit code; -9 for one killed by signal 9
     out: str
     err: str
-    seconds: float
+    seconds: float  # on the processor: others may be busy too
     mb: int  # resident at the peak
 
 
@@ -40,8 +48,9 @@ class Attempts:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PNEUMOPRUNE_CACHE": str(cache), "TQDM_DISABLE": "1"}
         if modules:
             environment["PYTHONPATH"] = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         env=environment)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -67,8 +76,15 @@ class Attempts:
     ) -> Ended:
         "Run and wait"
         with tempfile.TemporaryDirectory() as place:
-            request = {"arguments": [os.fsencode(str(a)).decode("latin-1") for a in arguments], "folder": str(folder), "call": call,
-                       "limit": limit, "file_size": file_size, "out": f"{place}/out", "err": f"{place}/err"}
+            request = {
+                "arguments": [os.fsencode(str(a)).decode("latin-1") for a in arguments],
+                "folder": str(folder),
+                "call": call,
+                "limit": limit,
+                "file_size": file_size,
+                "out": f"{place}/out",
+                "err": f"{place}/err",
+            }
             pid = self._ask(**request)["pid"]
             clock = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL)) if kill_after is not None else None
             if clock:
@@ -76,7 +92,9 @@ class Attempts:
             ended = self._answer()
             if clock:
                 clock.cancel()
-            texts = (Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err"))
+            texts = (
+                Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err")
+            )
             return Ended(ended["code"], *texts, ended["seconds"], ended["mb"])
 
 
@@ -95,8 +113,10 @@ def _become(request: dict) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_CREAT | os.O_WRONLY, 0o666), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors=errors, closefd=False)
-                              for number, errors in ((1, "strict"), (2, "backslashreplace")))
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors=errors, closefd=False)
+        for number, errors in ((1, "strict"), (2, "backslashreplace"))
+    )
     signal.setitimer(signal.ITIMER_REAL, request["limit"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
@@ -137,14 +157,23 @@ def _serve() -> None:
         import_module(name)
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        request, start = json.loads(line), time.perf_counter()
+        request = json.loads(line)
         if not (pid := os.fork()):
             code = _run(request)
             os._exit(code)
         print(json.dumps({"pid": pid}), file=replies, flush=True)
         _, status, usage = os.wait4(pid, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "seconds": time.perf_counter() - start,
-                          "mb": usage.ru_maxrss // 1024}), file=replies, flush=True)
+        print(
+            json.dumps(
+                {
+                    "code": os.waitstatus_to_exitcode(status),
+                    "seconds": usage.ru_utime + usage.ru_stime,
+                    "mb": usage.ru_maxrss // 1024,
+                }
+            ),
+            file=replies,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """
-Every mistake of the command line ends alike: exit code 2, one line that names the thing and the remedy, nothing written, no
-control character for the terminal, within 20 seconds and 1.5 GB.
+Every mistake of the command line ends alike: exit code 2, one line that names the thing and the remedy, nothing written,
+no control character for the terminal, within 20 seconds of the processor's time and 1.5 GB.
 """
 
 import os
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict:
 def fault(case: Case, folder: Path, place: Path, attempt: Attempts) -> str:
     "What is wrong with the way this command ends; an empty text if nothing is"
     before = contents(folder)
-    done = attempt(case.arguments, place, limit=3 * SECONDS)
+    done = attempt(case.arguments, place, limit=10 * SECONDS)  # in real time, on a busy machine
     lines = [line for line in done.err.splitlines() if not line.startswith("pneumoprune: note: ")]
     told = {
         f"exit code {done.code}": done.code != 2,
@@ -47,7 +47,9 @@ def fault(case: Case, folder: Path, place: Path, attempt: Attempts) -> str:
         "no remedy": ";" not in done.err,
         "a control character": bool(re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.err + done.out)),
         f"{len(done.err)} characters": len(done.err) > 1000,
-        f"no {[word for word in case.told if word.lower() not in done.err.lower()]}": not all(word.lower() in done.err.lower() for word in case.told),
+        f"no {[word for word in case.told if word.lower() not in done.err.lower()]}": not all(
+            word.lower() in done.err.lower() for word in case.told
+        ),
         f"{done.seconds:.0f} s": done.seconds > SECONDS,
         f"{done.mb} MB": done.mb > MB,
         f"wrote {[p.name for p in place.iterdir()]}": any(place.iterdir()),
