@@ -43,32 +43,23 @@ from PIL import Image
 HERE = Path(__file__).parent
 CSV, REFERENCE = HERE / "choose_training.csv", HERE.parent / "results/reference"
 FOLDS = 5
-INPUTS = {"": (224, 1), "pool-2": (224, 2), "128px": (128, 1), "160px": (160, 1)}  # side of the images, pooled by
+INPUTS = {"": (224, 1), "pool-2": (224, 2), "128px": (128, 1)}  # side of the images, pooled by
 
 RESAMPLE = dict(resample=0.75)
 SLIM = {  # arm -> input, changes of the settings; the simpler ones first
     "base": ("", {}),
     "resample": ("", RESAMPLE),
-    "resample-half": ("", dict(resample=0.375)),
-    "resample-0.15": ("", dict(resample=0.75, smallest=0.15)),
-    "resample+jpeg": ("", dict(resample=0.75, recode=0.5)),
     "resample+jpeg+sharpen": ("", dict(resample=0.75, recode=0.5, sharpen=0.5)),
     "pool-2": ("pool-2", {}),
     "pool-2+resample": ("pool-2", RESAMPLE),
-    "128px": ("128px", {}),
+    "resample-0.15": ("", dict(resample=0.75, smallest=0.15)),
     "128px+resample": ("128px", RESAMPLE),
-    "160px": ("160px", {}),
 }
 ORIGINAL = {
     "64@2e-4": {},
-    "128@3e-4": dict(batch_size=128, lr=3e-4),
-    "256@4e-4": dict(batch_size=256, lr=4e-4),
     "64@2e-4+resample": RESAMPLE,
+    "128@3e-4": dict(batch_size=128, lr=3e-4),
     "128@3e-4+resample": dict(batch_size=128, lr=3e-4, **RESAMPLE),
-    "128@2e-4": dict(batch_size=128, lr=2e-4),
-    "128@4e-4": dict(batch_size=128, lr=4e-4),
-    "256@3e-4": dict(batch_size=256, lr=3e-4),
-    "256@6e-4": dict(batch_size=256, lr=6e-4),
 }
 
 
@@ -110,7 +101,7 @@ def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, 
         xrays = xrays.take(np.sort(np.argsort([rank[p] for p in xrays.patients], kind="stable")[:limit]))
     assert set(xrays.split) == {"train"}, "test images must not be here"
     np.save(folder / "clean.npy", xrays.images)
-    for side in (128, 160):
+    for side in (128,):
         blocks = torch.as_tensor(np.array(xrays.images)).split(256)
         small = [interpolate(b.float(), (side, side), mode="bilinear", antialias=True).round().byte() for b in blocks]
         np.save(folder / f"clean-{side}.npy", torch.cat(small).numpy())

@@ -6,8 +6,9 @@
 __all__ = ['BenchmarkError', 'in_turns', 'Predictor', 'torch_predictor', 'onnx_predictor', 'latency', 'latency_summary',
            'speedups', 'own_engine', 'inference_seconds', 'peak_memory']
 
-# %% ../nbs/04_benchmark.ipynb #60e22542
+# %% ../nbs/04_benchmark.ipynb #efde3bfb
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def _at_least_one(**counts: int) -> None:
         if count < 1:
             raise BenchmarkError(f"{name} is {count}; give at least 1")
 
-# %% ../nbs/04_benchmark.ipynb #aa0bed91
+# %% ../nbs/04_benchmark.ipynb #91486ea2
 def in_turns(
     calls: Mapping[Any, Callable[[], object]],  # name -> what to time
     *,
@@ -69,18 +70,22 @@ def in_turns(
     warmup: int = 3,  # calls of each before the first turn
     threads: int = 1,  # PyTorch's threads meanwhile; ONNX Runtime fixes its own when a session is opened
     turn: float = 20.0,  # milliseconds of counted calls in a turn; 0: one counted call
+    seconds: float = math.inf,  # no turn begins later than this, once there are `least`
+    least: int = 3,  # turns that are made in any case, if `repeats` allows
     wake: Mapping[Any, Callable[[], object]] | None = None,  # name -> the call that does not count; default: `calls`
 ) -> pd.DataFrame:  # a column per name, a row per turn: milliseconds of one call, mean over the turn
     "Time of one call of each contender, in turns A B C A B C …"
     if not calls:
         raise BenchmarkError("there is nothing to time; give at least one call")
-    _at_least_one(repeats=repeats, warmup=warmup, threads=threads)
-    wake = wake or calls
+    _at_least_one(repeats=repeats, warmup=warmup, threads=threads, least=least)
+    wake, end = wake or calls, time.perf_counter_ns() + 1e9 * seconds
     with _quiet(threads):
         single = {name: min(_milliseconds(wake[name]) for _ in range(warmup)) for name in calls}
         times = {name: max(1, round(turn / max(ms, 1e-3))) for name, ms in single.items()}
         rows = []
-        for _ in range(repeats):
+        for number in range(repeats):
+            if number >= least and time.perf_counter_ns() > end:
+                break
             rows.append([])
             for name, call in calls.items():
                 wake[name]()
@@ -156,14 +161,15 @@ def _all_threads() -> int:
     "Processor cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/04_benchmark.ipynb #074dcff0
+# %% ../nbs/04_benchmark.ipynb #59017b79
 def latency(
     predictors: Sequence[Predictor],  # contenders, each with its own (model, engine)
     images: np.ndarray,  # uint8 (N, 1, S, S); batches are cut from it, going round when it is too short
     *,
     batches: Sequence[int] = (1, 32),  # images per call
     threads: Sequence[int] | None = None,  # processor threads; default: 1, and all there are
-    repeats: int = 30,  # turns of every contender
+    repeats: int = 30,  # turns of every contender, at most
+    seconds: float = math.inf,  # for all sizes and threads together, an equal share for each; three turns in any case
     warmup: int = 3,  # calls of each contender before the first turn
     turn: float = 20.0,  # milliseconds of counted calls in a turn (at least one call)
 ) -> pd.DataFrame:  # model, engine, batch, threads, repeat, milliseconds (per call, mean over the turn)
@@ -171,13 +177,13 @@ def latency(
     threads = threads or sorted({1, _all_threads()})
     _check_contenders(predictors, images)
     _at_least_one(batch=min(batches), threads=min(threads))
-    frames = []
+    frames, share = [], seconds / len(threads) / len(batches)
     for count in tqdm(threads, desc="latency, by threads"):
         functions = {(p.model, p.engine): p.make(count) for p in predictors}
         for batch in batches:
             x = np.ascontiguousarray(images[np.arange(batch) % len(images)])
             calls = {name: lambda f=f, x=x: f(x) for name, f in functions.items()}
-            times = in_turns(calls, repeats=repeats, warmup=warmup, threads=count, turn=turn)
+            times = in_turns(calls, repeats=repeats, warmup=warmup, threads=count, turn=turn, seconds=share)
             frames.append(_long(times, batch, count, "milliseconds"))
     return pd.concat(frames, ignore_index=True)
 
@@ -220,14 +226,15 @@ def own_engine(
     "The engine a network was made for: its own time is the one measured there"
     return "onnxruntime" if name.endswith("int8") else "pytorch"
 
-# %% ../nbs/04_benchmark.ipynb #7c0f7a4a
+# %% ../nbs/04_benchmark.ipynb #0e24f436
 def inference_seconds(
     predictors: Sequence[Predictor],  # contenders, each with its own (model, engine)
     images: np.ndarray,  # uint8 (N, 1, S, S): the whole test set
     *,
     batch: int = 32,  # images per call
     threads: int = 1,  # processor threads
-    repeats: int = 3,  # passes over the images of every contender
+    repeats: int = 3,  # passes over the images of every contender, at most
+    seconds: float = math.inf,  # no turn begins later than this, once there are two
 ) -> pd.DataFrame:  # model, engine, batch, threads, repeat, seconds (whole set), milliseconds_per_image
     "Time to predict the whole test set, contenders taking turns"
     _check_contenders(predictors, images)
@@ -236,8 +243,8 @@ def inference_seconds(
     parts = [np.ascontiguousarray(images[i : i + batch]) for i in range(0, len(images), batch)]
     wake = {name: lambda f=f: f(parts[0]) for name, f in functions.items()}
     calls = {name: lambda f=f: [f(part) for part in parts] for name, f in functions.items()}
-    times = in_turns(calls, repeats=repeats, warmup=1, threads=threads, turn=0, wake=wake) / 1000
-    frame = _long(times, batch, threads, "seconds")
+    turns = in_turns(calls, repeats=repeats, warmup=1, threads=threads, turn=0, seconds=seconds, least=2, wake=wake)
+    frame = _long(turns / 1000, batch, threads, "seconds")
     return frame.assign(milliseconds_per_image=1000 * frame["seconds"] / len(images))
 
 # %% ../nbs/04_benchmark.ipynb #69f86114

@@ -7,7 +7,7 @@ __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwi
            'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
            'NormCall', 'Layer', 'ChannelGraph', 'channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/12_channels.ipynb #77a8a617
+# %% ../nbs/12_channels.ipynb #afb26a09
 import inspect
 import operator
 from collections import Counter
@@ -23,9 +23,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 from torch._subclasses import FakeTensorMode
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.fx.proxy import Attribute, TraceError
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .alexnet import Standardise, _materialise, copy_network
 from .core import PneumopruneError
@@ -873,7 +874,7 @@ class _Weights(Cuttable):
         "Is there no bias that could take what constants add?"
         return self.padded or (self.module.bias is None and not getattr(self.module, "takes_bias", True))
 
-# %% ../nbs/12_channels.ipynb #658d1a33
+# %% ../nbs/12_channels.ipynb #9f73084e
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -898,7 +899,10 @@ class Layer(_Weights):
         return np.concatenate(sums)
 
     def reads(self, out):
-        return [(self._used & out.reshape(self.groups, -1, 1)).any(1).reshape(-1)]
+        key = out.tobytes()
+        if key not in self._known:
+            self._known[key] = (self._used & out.reshape(self.groups, -1, 1)).any(1).reshape(-1)
+        return [self._known[key]]
 
     def requires(self, out, present, given):
         (used,) = self.reads(out & self.live)
@@ -920,6 +924,10 @@ class Layer(_Weights):
     @cached_property
     def _used(self) -> np.ndarray:
         return (self.weight != 0).any(-1)
+
+    @cached_property
+    def _known(self) -> dict[bytes, np.ndarray]:  # answers of `reads`: the passes ask for the same again and again
+        return {}
 
 # %% ../nbs/12_channels.ipynb #0fca6a8e
 class _Answering(fx.Proxy):
@@ -957,7 +965,7 @@ def _mutable(value: Any) -> Any:
         return {key: _mutable(item) for key, item in value.items()}
     return tuple(map(_mutable, value)) if type(value) is tuple else value
 
-# %% ../nbs/12_channels.ipynb #8316281b
+# %% ../nbs/12_channels.ipynb #4116f40a
 class _Tracer(fx.Tracer):
     "Symbolic tracer that knows sizes, and which module it is in, so that an error can name it"
 
@@ -1028,7 +1036,10 @@ class _Tracer(fx.Tracer):
         assert self.fake is not None
         with self.fake, _in_double():
             if node.op == "call_module":
-                return self.root.get_submodule(str(node.target))._call_impl(*args, **kwargs)
+                module = self.root.get_submodule(str(node.target))
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    return args[0]  # of the same shape, and found faster
+                return module._call_impl(*args, **kwargs)
             target: Any = node.target
             call = getattr(torch.Tensor, target, None) if node.op == "call_method" else target
             return call(*args, **kwargs) if call else getattr(args[0], target)(*args[1:], **kwargs)
@@ -1079,13 +1090,14 @@ def _in_double():
     finally:
         torch.set_default_dtype(default)
 
-# %% ../nbs/12_channels.ipynb #d9a1d548
-def _trace(model: nn.Module, strict: bool, inputs: Sequence[torch.Tensor] | None = None) -> fx.Graph:
-    """
-    The graph of `model`; with `strict=False` a module that cannot be traced becomes one node.
-
-    With `inputs`, its code may branch on their sizes.
-    """
+# %% ../nbs/12_channels.ipynb #804521c8
+def _trace(
+    model: nn.Module,
+    strict: bool,  # False: a module that cannot be traced becomes one node
+    inputs: Sequence[torch.Tensor] | None = None,  # an example: the code may branch on its sizes
+    advice: str = "or pass strict=False to keep it as it is",  # where one module cannot be traced
+) -> fx.Graph:
+    "The graph of a network; `CompactionError` for what cannot be traced"
     _refuse_wrapped(model)
     leaves = set()
     while True:
@@ -1098,7 +1110,7 @@ def _trace(model: nn.Module, strict: bool, inputs: Sequence[torch.Tensor] | None
                 name = f"module {where!r} ({type(model.get_submodule(where)).__name__})"
                 raise CompactionError(
                     f"{name} cannot be traced: {str(error).rstrip('.')}. Rewrite its forward without branches on values"
-                    + (", or pass strict=False to keep it as it is" if where else "")
+                    + (f", {advice}" if where else "")
                 ) from error
             leaves.add(where)
 
@@ -1279,18 +1291,39 @@ class ChannelGraph:
                 found[operand].append(node)
         return found
 
-# %% ../nbs/12_channels.ipynb #2de6872b
-class _Shapes(ShapeProp):
-    "Runs an example through a graph; notes the shapes of tensors, and what else nodes return"
+# %% ../nbs/12_channels.ipynb #e87e25e6
+class _Noting(fx.Interpreter):
+    "Runs an example through a graph, and notes at every node what it returns"
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
         return _mutable(super().fetch_args_kwargs_from_env(n))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if "tensor_meta" not in n.meta or n.op == "get_attr":
-            n.meta["value"] = result
+        _note(n, result)
         return result
+
+
+def _note(node: fx.Node, result: Any) -> None:
+    "Note at a node what it returns: shapes of tensors, and the values of all else"
+    shapes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    if shapes:
+        node.meta["tensor_meta"] = tree_map_only(torch.Tensor, _extract_tensor_metadata, result)
+    if not shapes or node.op == "get_attr":
+        node.meta["value"] = result
+
+
+def _note_shapes(traced: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
+    "Note at every node what it returns for the example"
+    told = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]
+    if not all("known" in node.meta for node in told):
+        with _in_double():
+            _Noting(traced).run(*inputs)
+        return
+    for node in told:
+        _note(node, node.meta["known"])
+    for node in traced.graph.find_nodes(op="get_attr"):
+        _note(node, operator.attrgetter(node.target)(traced))
 
 # %% ../nbs/12_channels.ipynb #e5e8cc80
 @contextmanager
@@ -1303,7 +1336,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/12_channels.ipynb #0525c5c9
+# %% ../nbs/12_channels.ipynb #334b1095
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -1316,8 +1349,7 @@ def channel_graph(
         traced = fx.GraphModule(model, _trace(model, strict, inputs))
         modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
         _order_in_place(traced.graph, modules)
-        with _in_double():
-            _Shapes(traced).propagate(*inputs)
+        _note_shapes(traced, inputs)
     owned = {node: found for node in traced.graph.nodes if (found := _owned(node, model))}
     owners = {node: owner for node, (owner, _) in owned.items()}
     shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners)

@@ -43,7 +43,7 @@ def about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/20_cli.ipynb #e3ebb8fe
+# %% ../nbs/20_cli.ipynb #7fe53e15
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -70,6 +70,16 @@ def lab(
     ] = None,
     size: Annotated[int | None, Option(help="Side of the images in pixels, at least 63. [224; phantoms: 96]")] = None,
     seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Decides split, weights, order and augmentation.")] = 0,
+    seeds: Annotated[
+        int, Option(min=1, max=100, help="Train the whole chain so often, on the same patients. May grow later.")
+    ] = 1,
+    jobs: Annotated[int, Option(min=1, help="Seeds at a time, each in a process of its own.")] = 1,
+    only_seed: Annotated[
+        int | None, Option(min=0, help="Make one seed's networks, and stop: for a cluster. [all, and the comparison]")
+    ] = None,
+    external: Annotated[
+        Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
+    ] = None,
     limit: Annotated[int | None, Option(help="Use so many X-rays only.")] = None,
     device: Annotated[Device, Option(help="Where to train.")] = Device.auto,
     max_file_mb: Annotated[
@@ -79,26 +89,32 @@ def lab(
     min_speedup: Annotated[
         float | None, Option(callback=_budget, help="Slim until an image takes so many times less.")
     ] = None,
-    quick: Annotated[bool, Option("--quick", help="A smoke run of a minute; its numbers mean nothing.")] = False,
+    quick: Annotated[bool, Option("--quick", help="A smoke run, small all over; its numbers mean nothing.")] = False,
     resume: Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")] = True,
     skip_unreadable: Annotated[
         bool, Option("--skip-unreadable", help="Go on without images that can't be read.")
     ] = False,
+    max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
     json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
     if out.is_file():
         raise PneumopruneError(f"{out} is a file; give a folder with --out")
     with needs("lab", "pneumoprune lab"):
-        from pneumoprune.lab import lab_settings, run_lab
+        from pneumoprune.lab import lab_settings, run_lab, run_seed
 
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on, or give another folder with --out")
     settings = lab_settings(
-        epochs=epochs, size=size, seed=seed, limit=limit, device=device.value, synthetic=data is None, quick=quick,
-        max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
+        epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, synthetic=data is None,
+        quick=quick, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
     )
-    run = run_lab(data, out, settings, skip_unreadable=skip_unreadable)
+    reading = {"external": external, "skip_unreadable": skip_unreadable, "max_pixels": max_pixels}
+    if only_seed is not None:
+        made = run_seed(data, out, settings, only_seed, **reading)
+        typer.echo(f"seed {only_seed} is in {made}; when all are there, the same command without --only-seed compares")
+        return
+    run = run_lab(data, out, settings, jobs=jobs, **reading)
     typer.echo(_as_json(run) if json else _describe(run))
 
 # %% ../nbs/20_cli.ipynb #156873c4
@@ -161,7 +177,7 @@ def check(
         raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again to mend what it can")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/20_cli.ipynb #1dd9d56b
+# %% ../nbs/20_cli.ipynb #4cc23f07
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -189,7 +205,10 @@ def compact(
     with needs("torch", "pneumoprune compact"):
         from pneumoprune.networks import compact_file
 
-    report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose)
+    def tell(step: str) -> None:
+        typer.echo(f"pneumoprune: {step}", err=True)
+
+    report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
 # %% ../nbs/20_cli.ipynb #e964dcc9
@@ -227,7 +246,7 @@ def explain(
     explain_file(image, output, model)
     typer.echo(f"written to {output}")
 
-# %% ../nbs/20_cli.ipynb #94217797
+# %% ../nbs/20_cli.ipynb #7db33e47
 # what the parser raises; typer may bring a click of its own, so the class is found from one that it exports
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore
 
@@ -240,7 +259,7 @@ def _mistake(error: Exception) -> str:
     elif isinstance(error, OSError):
         text = f"{error.strerror or error}: {error.filename}; look at the path, its rights and the space left"
     else:
-        text = str(error).replace("strict=False", "--loose")  # as it is spelled here
+        text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
     return one_line(text)
 
 # %% ../nbs/20_cli.ipynb #5dd69417

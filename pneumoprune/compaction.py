@@ -545,8 +545,8 @@ def _new_sizes(node: fx.Node, sizes: Sequence[Any], wanted: tuple[int, ...]) -> 
     counts = _axes(node) or range(1, len(wanted))
     return tuple(sizes[i] if sizes[i] == -1 or i not in counts else wanted[i] for i in range(len(wanted)))
 
-# %% ../nbs/13_compaction.ipynb #cdbd55a8
-def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan) -> nn.Module:
+# %% ../nbs/13_compaction.ipynb #8242a9de
+def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan, inputs: tuple) -> nn.Module:
     "The network, remade from its graph if numbers of channels in its code had to change"
     if not _renumber(found, plan):
         return model
@@ -554,7 +554,7 @@ def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan) -> nn.
         idle = node.op in ("call_function", "call_method") and not node.users and "tensor_meta" not in node.meta
         if idle and "assert" not in _name(node)[0]:
             found.graph.erase_node(node)
-    _free_dropout(model, found.graph)
+    _free_dropout(model, found.graph, inputs)
     return _from_graph(model, found.graph, _sequences(model)).eval()
 
 # %% ../nbs/13_compaction.ipynb #10ee4c4e
@@ -588,12 +588,26 @@ def _only_in_training(evaluating: fx.Graph, training: fx.Graph) -> list[str]:
 def _called(node: fx.Node) -> str:
     return repr(node.target) if node.op == "call_module" else _name(node)[0]
 
-# %% ../nbs/13_compaction.ipynb #154332e3
-def _free_dropout(model: nn.Module, graph: fx.Graph) -> None:  # `model` in eval mode, `graph` traced from it
+# %% ../nbs/13_compaction.ipynb #e8e6f339
+def _free_trace(model: nn.Module, strict: bool, inputs: tuple | None = None, **more: Any) -> fx.Graph:
+    "The graph of a network for inputs of any size; for those of the size of `inputs`, if its code branches on sizes"
+    try:
+        return _trace(model, strict, **more)
+    except CompactionError:
+        if inputs is None:
+            raise
+        return _trace(model, strict, inputs, **more)
+
+
+def _free_dropout(
+    model: nn.Module,  # in eval mode
+    graph: fx.Graph,  # traced from it
+    inputs: tuple | None = None,  # an example, where its code branches on sizes
+) -> None:
     "Calls of dropout become modules, which follow the mode of the network; warns of what is lost in training mode"
     found = _dropouts(graph)
     try:
-        evaluating, training = _trace(model, False), _trace(model.train(), False)
+        evaluating, training = _free_trace(model, False, inputs), _free_trace(model.train(), False, inputs)
         lost = _only_in_training(evaluating, training)
     except CompactionError:
         training, lost = graph, ["something that cannot be traced"]
@@ -679,8 +693,7 @@ def _tensors(answer: Any, name: str = "output") -> dict[str, torch.Tensor]:
         raise CompactionError(f"{name} is a {type(answer).__name__}, which cannot be compared; return tensors")
     return {key: tensor for part, value in parts for key, tensor in _tensors(value, part).items()}
 
-# %% ../nbs/13_compaction.ipynb #9c5f24a0
-_BATCH = 8  # inputs of a batch of noise, at most
+# %% ../nbs/13_compaction.ipynb #ea86abfd
 _NOISE = (
     lambda random: random,
     lambda random: random / 10,
@@ -701,7 +714,7 @@ def _noise(like: torch.Tensor, first: int, generator: torch.Generator) -> torch.
     rows = [_NOISE[(first + i) % len(_NOISE)](row) for i, row in enumerate(random)]
     return torch.stack(rows)
 
-# %% ../nbs/13_compaction.ipynb #6c001244
+# %% ../nbs/13_compaction.ipynb #c04342d0
 def _exact(x: torch.Tensor) -> torch.Tensor:
     "On the CPU; floating-point numbers as float64, others as they are"
     x = x.detach().cpu()
@@ -713,18 +726,34 @@ def _each(function: Callable[[torch.Tensor], torch.Tensor], inputs: tuple) -> tu
     return tree_map_only(torch.Tensor, function, inputs)
 
 
-def _few(inputs: tuple) -> tuple:
-    "As many inputs as a batch of noise has"
-    rows = len(inputs[0])
-    return _each(lambda x: x[:_BATCH] if x.dim() and len(x) == rows else x, inputs)
-
-
-def _noises(inputs: tuple) -> list[tuple]:
-    "Batches like `inputs` with noise of all kinds, float64, on the CPU"
-    generator, few, batches = torch.Generator().manual_seed(0), _few(inputs), []
-    for first in range(0, len(_NOISE), len(few[0])):
-        batches.append(_each(lambda x: _noise(x, first, generator), few))  # noqa: B023
+def _noises(like: tuple) -> list[tuple]:
+    "Batches like `like` with noise of all kinds, float64, on the CPU"
+    generator, batches = torch.Generator().manual_seed(0), []
+    for first in range(0, len(_NOISE), len(like[0])):
+        batches.append(_each(lambda x: _noise(x, first, generator), like))  # noqa: B023
     return batches
+
+# %% ../nbs/13_compaction.ipynb #fdaed1d8
+_ROWS, _SIDE = 8, 64  # inputs of a batch of noise, and pixels of its images, at most
+
+
+def _rows(inputs: tuple, count: int) -> tuple:
+    "The first inputs of a batch, repeated where there are fewer than `count`"
+    size = len(inputs[0])
+    which = torch.arange(count) % size
+    return _each(lambda x: x[which] if x.dim() and len(x) == size else x, inputs)
+
+
+def _likes(inputs: tuple, smaller: bool = True) -> list[tuple]:
+    "What noise may be like, to be tried in this order: small images, images as they are, batches as they are"
+
+    def small(x):
+        return x[..., :_SIDE, :_SIDE] if x.dim() > 3 and x.is_floating_point() else x
+
+    six = _rows(inputs, len(_NOISE))
+    likes = [_each(small, six)] * smaller + [six, _rows(inputs, min(len(inputs[0]), _ROWS))]
+    shapes = [[x.shape for x in like if isinstance(x, torch.Tensor)] for like in likes]
+    return [like for i, like in enumerate(likes) if shapes[i] not in shapes[:i]]
 
 # %% ../nbs/13_compaction.ipynb #d19201aa
 _Answers = list[dict[str, torch.Tensor]]  # per batch
@@ -745,8 +774,8 @@ def _answers(model: nn.Module, batches: Sequence[tuple]) -> tuple[_Answers, int]
         answers += [_tensors(model(*inputs)) for inputs in batches[1:]]
     return answers, counter.get_total_flops() // 2 // len(batches[0][0])
 
-# %% ../nbs/13_compaction.ipynb #62f8097b
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
+# %% ../nbs/13_compaction.ipynb #87ebc048
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
     "One row for each input, float64 on the CPU; a single number is a row"
     return tensor.detach().cpu().double().reshape(len(tensor) if tensor.dim() else 1, -1)
 
@@ -755,7 +784,7 @@ def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     "Largest difference within a row, relative to the largest number in it (1 at least)"
     if not expected.numel():
         return 0.0
-    expected, found = _rows(expected), _rows(found)
+    expected, found = _flat(expected), _flat(found)
     same = (expected == found) | (expected.isnan() & found.isnan())  # asked for by noise only
     gap = torch.where(same, 0.0, (expected - found).abs()).nan_to_num(nan=torch.inf)
     size = expected.nan_to_num(0.0, 0.0, 0.0).abs().amax(1).clamp(min=1)
@@ -770,12 +799,13 @@ def _gap(expected: _Answers, found: _Answers) -> float:
     pairs = [(batch[name], other[name]) for batch, other in zip(expected, found) for name in batch]
     return max((_difference(*pair) for pair in pairs), default=0.0)
 
-# %% ../nbs/13_compaction.ipynb #04f69306
+# %% ../nbs/13_compaction.ipynb #e3940564
 def _refuse_nan(model: nn.Module) -> None:
     "`CompactionError` where a parameter is NaN or infinite, or a buffer is NaN"
+    parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point():
-            bad = tensor.isnan() if name not in dict(model.named_parameters()) else ~tensor.isfinite()
+        if tensor.is_floating_point() and not tensor.sum().isfinite():
+            bad = ~tensor.isfinite() if name in parameters else tensor.isnan()
             if count := int(bad.sum()):
                 raise CompactionError(f"{name} holds {count} numbers that are NaN or infinite; train the network anew")
 
@@ -793,21 +823,22 @@ def _refuse_nan_answers(exact: dict[str, torch.Tensor], native: dict[str, torch.
                 "float64: give an example_input of usual values, or a network in float32"
             )
 
-# %% ../nbs/13_compaction.ipynb #3fc212ad
+# %% ../nbs/13_compaction.ipynb #45b92581
 class ProofWarning(UserWarning):
-    "The networks agree, but that says little: the given one has the same answer or class for all inputs compared"
+    "The networks agree, but that says less than usual: the message tells why, and what to do"
 
 
 def _warn_if_uninformative(answers: _Answers, difference: float) -> None:
     "Warn when the given network has one answer or one class for all inputs"
     name = next(iter(answers[0]))
-    rows = [_rows(batch[name]) for batch in answers]
-    if len({row.shape[1] for row in rows}) > 1:
-        return
-    scores = torch.cat(rows)
+    rows = [_flat(batch[name]) for batch in answers]
+    scores = torch.cat([row for row in rows if row.shape[1] == rows[-1].shape[1]])
     agree = f"The two networks agree on {len(scores)} inputs (largest difference {difference:.0e})"
-    if torch.equal(scores, scores[:1].expand_as(scores)):
-        message = f"the network answers every input alike: equality proves nothing. {agree}; see if it still works"
+    if (scores == scores[:1]).all() or (scores - scores[:1]).abs().max() <= 1e-12 * scores.abs().max():
+        message = (
+            f"the given network answers every input alike, so that equality proves nothing. {agree}. An untrained last "
+            "layer of zeros does that: compact the network after training"
+        )
     elif answers[0][name].dim() == 2 and scores.shape[1] > 1 and len(scores.argmax(1).unique()) == 1:
         message = (
             f"all inputs of the proof fall into one class. {agree}, so the compacted one can be used; "
@@ -844,7 +875,13 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/13_compaction.ipynb #44dca33d
+# %% ../nbs/13_compaction.ipynb #ac6d681a
+_NOTHING = (
+    "nothing could be cut: no channel is zero throughout. Masks were multiplied in, and that is all that changed. "
+    "compact needs masks on whole channels, as prune.ln_structured and prune.random_structured make them"
+)
+
+
 @dataclass
 class CompactionReport:
     "What `compact` removed, and the proof that the function is the same"
@@ -855,6 +892,7 @@ class CompactionReport:
     layers: pd.DataFrame  # one row per module that was looked at: channels and parameters before and after
     difference: float  # largest difference of the outputs in float64; of outputs above 1, relative to them
     native_difference: float  # the same in the network's own dtype: what rounding adds
+    largest_output: float  # of the given network, on the inputs of the comparison
     inputs_checked: int  # inputs of the comparison: those of the example, and noise
     kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
     added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
@@ -878,18 +916,26 @@ class CompactionReport:
         for name, *before, inputs, outputs in widths.itertuples(name=None):
             if before != [inputs, outputs]:
                 lines.append(f"  {name}: {before[0]} -> {before[1]} channels became {inputs} -> {outputs}")
+        if len(lines) == 3:
+            lines.append(_NOTHING)
         if self.constants:
             lines.append(f"constant channels went into {', '.join(self.constants)}")
         lines.append(
             f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
-            f"{self.native_difference:.1e} in the network's own precision"
+            f"{self.native_difference:.1e} in the network's own precision; outputs go up to {self.largest_output:.3g}"
         )
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #f51391e6
+# %% ../nbs/13_compaction.ipynb #d328205e
+def _largest(answers: _Answers) -> float:
+    "The largest number in all answers, its sign aside; 0 if there is none"
+    tensors = [tensor[tensor.isfinite()].double().abs() for batch in answers for tensor in batch.values()]
+    return max((float(tensor.max()) for tensor in tensors if tensor.numel()), default=0.0)
+
+
 def _layer_row(module: Any) -> tuple:
     "Kind, inputs, outputs and parameters of a module"
     weight = getattr(module, "weight", None)
@@ -900,7 +946,7 @@ def _layer_row(module: Any) -> tuple:
         sizes = (tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING)
         widths = (next(filter(None, named), None) or max(sizes),) * 2
     own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return type(module).__name__, *widths, own
+    return _PLAIN.get(type(module), type(module)).__name__, *widths, own
 
 # %% ../nbs/13_compaction.ipynb #d3c0e10d
 def _layer_table(before: dict[str, tuple], after: dict[str, tuple]) -> pd.DataFrame:
@@ -972,18 +1018,43 @@ def _run(model: nn.Module, batches: list[tuple], what: str, advice: str) -> tupl
         shapes = ", ".join(str(tuple(x.shape)) for x in batches[0] if isinstance(x, torch.Tensor))
         raise CompactionError(f"{what} on example_input of shape {shapes}: {said}. {advice}") from error
 
-# %% ../nbs/13_compaction.ipynb #0c42dd49
-def _for_graph(model: nn.Module, example: tuple, noise: tuple) -> tuple:
-    "An example of two inputs or more, if the network takes it; a few of the given ones else"
-    if len(example[0]) > 1:
-        return _few(example)
-    two = tuple(torch.cat([x, y]) if isinstance(x, torch.Tensor) and x.dim() and len(x) == 1 else x
-                for x, y in zip(example, noise))
+# %% ../nbs/13_compaction.ipynb #556807e6
+_GIVEN = "the network does not run", "Give a batch that it takes"
+_NOISY = "the network does not run on noise like its example", "Give at most 8 inputs, if its code fixes their number"
+_DOUBLE = "the network does not run in float64", "It is compared in float64: state no other precision in its forward"
+_AFTER = "the compacted network does not run", "The forward of the given one, or a hook, counts channels itself"
+
+
+def _native(like: torch.Tensor, inputs: tuple) -> tuple:
+    "The inputs on the device of the network, in its precision"
+    return _each(lambda x: (x.to(like.dtype) if x.is_floating_point() else x).to(like.device), inputs)
+
+
+def _tried(model: nn.Module, like: torch.Tensor, example: tuple, smaller: bool) -> tuple[list[tuple], _Answers]:
+    "The example and noise that a network takes, and what it answers in its own precision, that of `like`"
+    whole = [x for x in example if isinstance(x, torch.Tensor) and not x.is_floating_point()]
+    what, advice = _GIVEN
+    if whole:
+        advice += f"; its numbers are {str(whole[0].dtype).removeprefix('torch.')}: try example_input.float()"
+    first, _ = _run(model, [_native(like, example)], what, advice)
+    *likes, last = _likes(example, smaller)
+    for noise in map(_noises, likes):
+        try:
+            more, _ = _answers(model, [_native(like, batch) for batch in noise])
+        except Exception:  # the user's own code, which may raise anything
+            continue
+        if all(tensor.isfinite().all() for batch in more for tensor in batch.values()):
+            return [example, *noise], first + more
+    noise = _noises(last)
+    return [example, *noise], first + _run(model, [_native(like, batch) for batch in noise], *_NOISY)[0]
+
+# %% ../nbs/13_compaction.ipynb #dfd3834c
+def _graph_of(model: nn.Module, example: tuple, strict: bool) -> ChannelGraph:
+    "The graph of a network, read on two inputs if it takes so many"
     try:
-        _answers(model, [two])
-    except Exception:  # it writes the size of its batches into its code, and raises what it likes
-        return example
-    return two
+        return channel_graph(model, _rows(example, 2), strict=strict)
+    except Exception:  # the user's own code, which may raise anything
+        return channel_graph(model, _rows(example, min(len(example[0]), _ROWS)), strict=strict)
 
 # %% ../nbs/13_compaction.ipynb #bfec1160
 def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inputs: tuple) -> None:
@@ -1007,40 +1078,39 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/13_compaction.ipynb #10fa0909
-_GIVEN = "the network does not run", "Give a batch that it takes; at most 8 inputs, if its code fixes their number"
-_DOUBLE = "the network does not run in float64", "It is compared in float64: state no other precision in its forward"
-_AFTER = "the compacted network does not run", "The forward of the given one, or a hook, counts channels itself"
+# %% ../nbs/13_compaction.ipynb #95c83ded
+def _doubled(model: nn.Module) -> Any:
+    "A copy of a network, on the CPU and in float64"
 
+    def doubled(tensor):
+        kind = torch.float64 if tensor.is_floating_point() else tensor.dtype
+        copied = tensor.detach().to("cpu", kind, copy=True)
+        return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
-def _native(like: torch.Tensor, inputs: tuple) -> tuple:
-    "The inputs on the device of the network, in its precision"
-    return _each(lambda x: (x.to(like.dtype) if x.is_floating_point() else x).to(like.device), inputs)
+    return copy.deepcopy(model, {id(tensor): doubled(tensor) for tensor in (*model.parameters(), *model.buffers())})
 
-
-def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
-    "The compacted network with its report; arguments as of `compact`, checked"
+# %% ../nbs/13_compaction.ipynb #b11f1da7
+def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bool = True) -> Any:
+    "The compacted network with its report; arguments as of `compact`, checked; is noise to be `smaller` than `inputs`?"
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    exact = [_each(_exact, inputs), *_noises(inputs)]
-    native = [_native(like, batch) for batch in exact]
     result: Any = copy_network(model).eval()
-    expected_native, _ = _run(result, native, *_GIVEN)  # with its masks still in place
+    batches, expected_native = _tried(result, like, _each(_exact, inputs), smaller)  # with its masks still in place
     _refuse_nan(_materialise(result))
-    reference = copy.deepcopy(result).cpu().double()
+    reference = _doubled(result)
     with _in_double():
-        expected, macs_before = _run(reference, exact, *_DOUBLE)
+        expected, macs_before = _run(reference, batches, *_DOUBLE)
     _refuse_nan_answers(expected[0], expected_native[0])
-    found = channel_graph(reference, _for_graph(reference, exact[0], exact[1]), strict=strict)
+    found = _graph_of(reference, batches[0], strict)
     plan = _plan(found)
     cuts = _cuts(found, plan)
     before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
     for name, cut in cuts.items():
         _apply(result.get_submodule(name), cut)
-    result = _with_new_numbers(result, found, plan)
+    native = [_native(like, batch) for batch in batches]
+    result = _with_new_numbers(result, found, plan, native[0])
 
-    doubled = copy.deepcopy(result).cpu().double()
     with _in_double():
-        answers, macs_after = _run(doubled, exact, *_AFTER)
+        answers, macs_after = _run(_doubled(result), batches, *_AFTER)
     answers_native, _ = _run(result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
     _warn_if_uninformative(expected, differences[0])
@@ -1049,19 +1119,32 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool) -> Any:
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
+    few = _rows(batches[0], min(len(inputs[0]), _ROWS))
     result.report = CompactionReport(
         (count_parameters(model), count_parameters(result)),
         (macs_before, macs_after),
         (size_mb(model), size_mb(result)),
         _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts}),
         *differences,
-        inputs_checked=sum(len(batch[0]) for batch in exact),
+        largest_output=_largest(expected),
+        inputs_checked=sum(len(batch[0]) for batch in batches),
         **_notes(cuts),
-        example=_each(lambda x: x.to("meta") if x.is_floating_point() else x.detach().cpu(), _few(inputs)),
+        example=_each(lambda x: x.to("meta") if x.is_floating_point() else x, few),
     )
     return result
 
-# %% ../nbs/13_compaction.ipynb #96103903
+# %% ../nbs/13_compaction.ipynb #03d75b1c
+def _warn_of_size(inputs: tuple, reason: CompactionError) -> None:
+    "Warn that a network was compacted for images of one size"
+    size = "x".join(map(str, inputs[0].shape[2:]))
+    warnings.warn(
+        f"the networks agree for inputs of {size}, but not for smaller ones ({reason}): use the compacted network with "
+        f"inputs of {size}",
+        ProofWarning,
+        stacklevel=3,
+    )
+
+# %% ../nbs/13_compaction.ipynb #e79edb14
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: Any,  # a batch (N, channels, ...), tensor or array; or several in a tuple, a list, a dict by name
@@ -1086,7 +1169,14 @@ def compact(
     inputs = _batches(model, example_input)
     gpus = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     with torch.random.fork_rng(gpus):  # random numbers go on as if nothing had been run
-        return _compacted(model, inputs, atol, strict)
+        try:
+            return _compacted(model, inputs, atol, strict)
+        except CompactionError as error:
+            if len(_likes(inputs)) == len(_likes(inputs, smaller=False)):
+                raise
+            small = _compacted(model, inputs, atol, strict, smaller=False)
+            _warn_of_size(inputs, error)
+            return small
 
 # %% ../nbs/13_compaction.ipynb #ce8c2396
 def _origin(

@@ -596,15 +596,17 @@ def _cache_key(path: Path, size: int, max_pixels: int = MAX_PIXELS) -> str:
         content = sha256(path)
     return f"{content}-{size}-{_CACHE_FORMAT}" + (f"-{max_pixels}" if max_pixels != MAX_PIXELS else "")
 
-# %% ../nbs/01_data.ipynb #d1cb3a4e
+# %% ../nbs/01_data.ipynb #f4e33dbd
 def _cache_folder(cache: str | Path | bool | None) -> Path | None:
     "Where decoded images are kept; None if nowhere"
-    import pooch
-
     if cache is False:
         return None
     if cache is None or cache is True:
-        cache = os.environ.get("PNEUMOPRUNE_CACHE") or pooch.os_cache("pneumoprune")
+        cache = os.environ.get("PNEUMOPRUNE_CACHE")
+    if not cache:
+        import pooch
+
+        cache = pooch.os_cache("pneumoprune")
     return Path(cache).expanduser()
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'block_features', 'Guard', 'fit_guard', 'other_images', 'add_guard']
 
-# %% ../nbs/16x_guard.ipynb #4b94606e
+# %% ../nbs/16x_guard.ipynb #a1d02e4d
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sklearn.covariance import LedoitWolf
 
 from .core import PneumopruneError, as_number, atomic_path, check_count
 from .data import XRays
-from .training import augment
+from .training import TrainSettings, augment
 
 # %% ../nbs/16x_guard.ipynb #29af8139
 BLOCKS = 8  # along each side
@@ -52,7 +52,7 @@ class Guard:
         away = (block_features(images) - self.mean) @ self.whitening.astype(np.float64)
         return np.linalg.norm(away, axis=1) / self.limit
 
-# %% ../nbs/16x_guard.ipynb #7c810e8b
+# %% ../nbs/16x_guard.ipynb #93c9c3ba
 def fit_guard(
     xrays: XRays,  # with splits "train" and "val"
     *,
@@ -73,11 +73,11 @@ def fit_guard(
 
 def _twice(train: XRays, seed: int):
     "The training images in portions, each as they are and augmented at half strength"
-    generator = torch.Generator().manual_seed(seed)
+    generator, gently = torch.Generator().manual_seed(seed), TrainSettings(augment=0.5)
     for start in range(0, len(train), 256):
         part = np.ascontiguousarray(train.images[start : start + 256])
         yield part
-        yield augment(part, strength=0.5, generator=generator).numpy()
+        yield augment(part, gently, generator=generator).numpy()
 
 # %% ../nbs/16x_guard.ipynb #58e53650
 def _square(image, size: int) -> np.ndarray:

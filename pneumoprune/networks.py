@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network', 'FileReport', 'compact_file']
 
-# %% ../nbs/14_networks.ipynb #bdaed494
+# %% ../nbs/14_networks.ipynb #2c2726e7
 import difflib
 import importlib
 import inspect
@@ -22,6 +22,7 @@ import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,16 @@ from safetensors.torch import save_file
 from torch import fx, nn
 from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .alexnet import _materialise, copy_network
-from .channels import RULES, CompactionError, _name, _trace, _where
+from .channels import RULES, CompactionError, _name, _where
 from pneumoprune.compaction import (
     _PLAIN,
     _WIRING,
     CompactionReport,
     _free_dropout,
+    _free_trace,
     _from_graph,
     _sequences,
     compact,
@@ -61,7 +63,7 @@ def _kinds() -> dict[str, type[nn.Module]]:
     layers = {name: kind for name, kind in layers.items() if issubclass(kind, nn.Module)}
     return layers | {kind.__name__: kind for kind in reversed(RULES) if isinstance(kind, type)}  # of two, the first
 
-# %% ../nbs/14_networks.ipynb #1aa6e943
+# %% ../nbs/14_networks.ipynb #29dbd903
 _PURE = """
 abs acos acosh add addcdiv addcmul addmm amax amin all any arange argmax argmin asin asinh atan atan2 atanh baddbmm
 bfloat16 bilinear bitwise_and bitwise_not bitwise_or bmm bool broadcast_to cat ceil celu channel_shuffle chunk clamp
@@ -82,10 +84,9 @@ squeeze stack std std_mean sub subtract sum swapaxes swapdims sym_int sym_max sy
 tanhshrink tensor tensor_split threshold tile to topk transpose tril tril_indices triu triu_indices true_divide trunc
 type_as unbind unflatten unfold unsqueeze upsample var var_mean vdot view view_as vstack where xlogy zeros zeros_like
 adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-affine_grid alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm conv1d conv2d conv3d conv_transpose1d
-conv_transpose2d conv_transpose3d dropout dropout1d dropout2d dropout3d embedding embedding_bag feature_alpha_dropout
-grid_sample interpolate linear local_response_norm max_pool1d max_pool2d max_pool3d max_unpool1d max_unpool2d
-max_unpool3d multi_head_attention_forward pairwise_distance rrelu unfold _assert
+affine_grid avg_pool1d avg_pool2d avg_pool3d batch_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+conv_transpose3d embedding embedding_bag grid_sample interpolate linear local_response_norm max_pool1d max_pool2d
+max_pool3d max_unpool1d max_unpool2d max_unpool3d multi_head_attention_forward pairwise_distance unfold _assert
 and_ contains floordiv getitem index inv invert is_ is_not lshift mod not_ or_ pos rshift truediv truth xor
 """
 
@@ -99,6 +100,23 @@ def _pure() -> set[str]:
 def _methods() -> set[str]:
     "Methods of tensors that a file may name"
     return {name for name in _pure() if hasattr(torch.Tensor, name)}
+
+# %% ../nbs/14_networks.ipynb #5037fe5a
+_DRAWS = {  # functions that may draw random numbers: where the argument stands that says so, and its default
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), (2, True)),
+    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), (2, False)),
+    "rrelu": (3, False), "stochastic_depth": (3, True), "scaled_dot_product_attention": (4, 0.0),
+    "multi_head_attention_forward": (13, True),
+}  # fmt: skip
+
+
+def _draws(node: fx.Node) -> bool:
+    "May a node draw random numbers?"
+    if node.op not in ("call_function", "call_method") or _name(node)[0] not in _DRAWS:
+        return False
+    place, default = _DRAWS[_name(node)[0]]
+    named = [node.kwargs[key] for key in ("training", "train", "dropout_p") if key in node.kwargs]
+    return bool([*named, *node.args[place : place + 1], default][0])
 
 # %% ../nbs/14_networks.ipynb #6c252557
 _LIBRARIES: dict[str, Any] = {
@@ -292,7 +310,7 @@ def _check_rebuilt(module: nn.Module, description: dict, name: str) -> None:
     if wrong := [key for key in new if key not in old or old[key] != new[key]]:
         raise CompactionError(f"{where} its {', '.join(wrong)} is no argument of its constructor")
 
-# %% ../nbs/14_networks.ipynb #831283db
+# %% ../nbs/14_networks.ipynb #e1ecec56
 _FORMAT = 2  # of the description in the file
 
 
@@ -302,6 +320,8 @@ def _nodes(graph: fx.Graph) -> list[list]:
     spelled = {function: name for name, function in reversed(_functions().items())}
     methods, nodes = _methods(), []
     for node in graph.nodes:
+        if _draws(node):
+            raise CompactionError(f"{_where(node)}: {_name(node)[0]} draws random numbers, in evaluation too")
         target = spelled.get(node.target) if node.op == "call_function" else node.target
         if target is None or (node.op == "call_method" and target not in methods):
             raise CompactionError(
@@ -391,7 +411,7 @@ def _check_names(name: str, op: str, target: str, keywords: set[str]) -> None:
     if op in wanted and not wanted[op](target):
         raise ValueError(f"{target!r} is no name")
 
-# %% ../nbs/14_networks.ipynb #df7595b8
+# %% ../nbs/14_networks.ipynb #54075d76
 def _graph(nodes: list) -> fx.Graph:
     "A graph from its description; every name in it is checked, since it becomes code"
     graph, known, functions, methods = fx.Graph(), {}, _functions(), _methods()
@@ -407,6 +427,8 @@ def _graph(nodes: list) -> fx.Graph:
         if target is getattr and (len(args) != 2 or args[1] not in _ATTRIBUTES):
             raise ValueError(f"only {sorted(_ATTRIBUTES)} can be asked for")
         known[name] = graph.create_node(op, target, args, _decode(kwargs, known), name=name)
+        if _draws(known[name]):
+            raise ValueError(f"{name} would draw random numbers")
     return graph
 
 # %% ../nbs/14_networks.ipynb #be8a9f0f
@@ -473,10 +495,38 @@ def _check_readable(model: nn.Module, description: dict, tensors: dict[str, torc
 # what making a network of a description that does not fit raises
 _LIES = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SyntaxError, AssertionError)
 
-# %% ../nbs/14_networks.ipynb #fedb243c
+# %% ../nbs/14_networks.ipynb #d0ba78f5
+def _check_outputs(outputs: dict, source: str | os.PathLike = "") -> None:
+    "`CompactionError` for files that should not be written, each with the suffix of its format; `source` is read"
+    for output, suffix in outputs.items():
+        if Path(output).suffix != suffix:
+            raise CompactionError(f"{output} should end in {suffix}, the format it is written in")
+        if Path(output).is_dir():
+            raise CompactionError(f"{output} is a folder; give the name of a file to write")
+        if Path(output).exists() and os.path.exists(source) and Path(output).samefile(source):
+            raise CompactionError(f"{output} is the file that is read; give another name for what is written")
+
+# %% ../nbs/14_networks.ipynb #e2a50cc2
+def _seen(model: Any, example_input: Any) -> tuple | None:
+    "What the inputs of a network look like, in its dtype: those given, or those it was compacted with; None if neither"
+    inputs = getattr(getattr(model, "report", None), "example", None) if example_input is None else example_input
+    inputs = inputs if inputs is None or isinstance(inputs, tuple) else (inputs,)
+    like = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def shaped(x):
+        return torch.zeros(x.shape, dtype=like) if x.is_floating_point() else x
+
+    return tree_map_only(torch.Tensor, shaped, inputs)
+
+
+_NO_CODE = "or give example_input, if it branches on sizes only; a file holds no code"  # for what cannot be traced
+
+# %% ../nbs/14_networks.ipynb #f5bc5f7b
 def save_network(
     model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
-    path: str | os.PathLike,  # file to write, usually `.safetensors`
+    path: str | os.PathLike,  # .safetensors file to write
+    *,
+    example_input: Any = None,  # a batch, or a tuple of them, if the code branches on sizes; None: as compacted with
     **metadata: str | int | float,  # notes to keep with the network, such as `threshold=0.4`
 ) -> None:
     """
@@ -485,11 +535,13 @@ def save_network(
     Raises `CompactionError` for a network that cannot be traced, or that would not come back from the file the same:
     one with hooks, with an operation that files may not name, or with modules of your own without a rule.
     """
+    _check_outputs({path: ".safetensors"})
+    inputs = _seen(model, example_input)
     model = _materialise(copy_network(model)).cpu().eval()
     if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):
         raise CompactionError("the network has hooks or a forward of its own, which are code; remove them to save it")
-    graph = _trace(model, strict=True)
-    _free_dropout(model, graph)
+    graph = _free_trace(model, True, inputs, advice=_NO_CODE)
+    _free_dropout(model, graph, inputs)
     description = json.loads(json.dumps(_architecture(model, graph)))
     tensors = {n: t.detach().contiguous().clone() for n, t in _tensors_of(model, graph).items()}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in description["ties"]}
@@ -564,16 +616,16 @@ def _no_checkpoint(path: Path) -> str:
         return "is a torch.export archive; save the state_dict of the network it was made from"
     return ""
 
-# %% ../nbs/14_networks.ipynb #de420e98
+# %% ../nbs/14_networks.ipynb #91de1ef6
 # the errors that unpickling raises on something that is no pickle
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError)
 
 
-def _unpickled(path: str | os.PathLike) -> Any:
+def _unpickled(path: str | os.PathLike, wanted: str = "a file with a state_dict") -> Any:
     "What a `.pt` or `.pth` file holds, with stand-ins for all but tensors and containers; nothing in it is executed"
     if reason := _no_checkpoint(Path(path)):
         raise CompactionError(f"{path} {reason}")
-    _check_file(path, "a file with a state_dict")
+    _check_file(path, wanted)
     try:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except _DAMAGED:  # a file of PyTorch before 1.6: no archive, so its classes are not known beforehand
@@ -620,7 +672,8 @@ def _bare(name: str) -> str:
     name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", _WRAPPER.sub("", name))
     return name.removesuffix("_orig")
 
-# %% ../nbs/14_networks.ipynb #ace68e3d
+# %% ../nbs/14_networks.ipynb #28385e90
+_ANOTHER = "name the network that it belongs to with arch=NAME"  # what to do where weights and network differ
 _USUAL = ("", "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 
 
@@ -640,7 +693,7 @@ def _choose(path: str | os.PathLike, found: Any, expected: set[str], arch: str) 
             options.append(((count, not averaged, entry in _USUAL), f"{entry}: {prefix}", table, prefix))
     if not options:
         known = next((f"weights like {str(next(iter(table)))!r}" for _, table in _tables(found)), "no state_dict")
-        raise CompactionError(f"{path} holds {known}, no weights of {arch}; give model.state_dict() or another network")
+        raise CompactionError(f"{path} holds {known}, no weights of {arch}; {_ANOTHER}")
     options.sort(key=lambda option: option[0], reverse=True)
     same = [where for rank, where, *_ in options if rank == options[0][0]]
     if len(same) > 1:
@@ -751,13 +804,13 @@ def _from_torchvision(arch: str, found: Any, path: str | os.PathLike) -> nn.Modu
     settings |= _outputs(usual, state)
     return _without_values(builder, **settings) if settings else usual
 
-# %% ../nbs/14_networks.ipynb #320ef567
+# %% ../nbs/14_networks.ipynb #44240f00
 def _from_timm(name: str, found: Any, path: str | os.PathLike) -> nn.Module:
     "A network of timm of the shapes in a checkpoint, without values"
     try:
         timm: Any = importlib.import_module("timm")
     except ModuleNotFoundError:
-        raise CompactionError(f"timm:{name} needs timm; pip install timm") from None
+        raise CompactionError(f"timm:{name} needs timm, which no extra brings: pip install timm") from None
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() tells its names"
@@ -796,7 +849,7 @@ def _model_for(arch: str, found: Any, path: str | os.PathLike) -> nn.Module:
         return _from_timm(arch.removeprefix("timm:"), found, path)
     return _from_factory(arch) if ":" in arch else _from_torchvision(arch, found, path)
 
-# %% ../nbs/14_networks.ipynb #0d62d9f3
+# %% ../nbs/14_networks.ipynb #dfdeaa61
 def _fill(model: nn.Module, weights: dict, metadata: Any, path: str | os.PathLike, arch: str) -> None:
     "Give a network the values of a file, in place; `CompactionError` where they do not fit"
     ties = _ties(model.state_dict(keep_vars=True))
@@ -805,14 +858,15 @@ def _fill(model: nn.Module, weights: dict, metadata: Any, path: str | os.PathLik
     try:
         answer = model.load_state_dict(state, strict=False, assign=True)
     except (RuntimeError, ValueError, AttributeError) as error:
-        raise CompactionError(f"{path} holds no weights of {arch}: {' '.join(str(error).split())[:300]}") from None
+        said = " ".join(str(error).split())[:300]
+        raise CompactionError(f"{path} holds no weights of {arch}: {said}; {_ANOTHER}") from None
     _tie(model, ties)
     optional = {name for name in answer.missing_keys if name.endswith("num_batches_tracked")}
     missing = [name for name in answer.missing_keys if name not in optional | ties.keys()]
     wrong = [f"{name} is missing" for name in missing] + [f"{name} is not known" for name in answer.unexpected_keys]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CompactionError(f"{path} holds no weights of {arch}: {', '.join(wrong[:3])}{more}")
+        raise CompactionError(f"{path} holds no weights of {arch}: {', '.join(wrong[:3])}{more}; {_ANOTHER}")
 
 
 def _mask(model: nn.Module, masks: dict[str, torch.Tensor], path: str | os.PathLike) -> None:
@@ -886,7 +940,7 @@ def _images(folder: Path, shape: tuple[int, ...], most: int = 64) -> torch.Tenso
         batch.append(normalize(pixels / 255, _MEAN, _STD)[: shape[0]])
     return torch.stack(batch)
 
-# %% ../nbs/14_networks.ipynb #ceafc3e9
+# %% ../nbs/14_networks.ipynb #9695ae7f
 def _example(model: nn.Module, inputs: str | os.PathLike | None, size: int | None) -> Any:
     "Example inputs for a network, in its dtype: of a file or folder, or noise"
     if size is not None and not 1 <= size <= 1 << 14:
@@ -896,7 +950,10 @@ def _example(model: nn.Module, inputs: str | os.PathLike | None, size: int | Non
         example = _noise(model, size)
         example = example if inputs is None else _images(Path(inputs), tuple(example.shape[1:]))
     else:
-        example = tuple(_read(inputs)[0].values()) if Path(inputs).suffix == ".safetensors" else _unpickled(inputs)
+        wanted = "a folder of images or a file of tensors"
+        _check_file(inputs, wanted)
+        packed = Path(inputs).suffix == ".safetensors"
+        example = tuple(_read(inputs)[0].values()) if packed else _unpickled(inputs, wanted)
     return _like(example, like, inputs)
 
 
@@ -932,7 +989,7 @@ def _in_own_dtypes(model: nn.Module, types: dict[str, torch.dtype]) -> None:
         if tensor.is_floating_point() and known is not None:
             tensor.data = tensor.data.to(known)
 
-# %% ../nbs/14_networks.ipynb #8eb2a319
+# %% ../nbs/14_networks.ipynb #ca810f21
 def _try(model: nn.Module, example: Any, arch: str) -> None:
     "`CompactionError` where a network cannot see an input"
     inputs = example if isinstance(example, tuple) else (example,)
@@ -944,25 +1001,14 @@ def _try(model: nn.Module, example: Any, arch: str) -> None:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise CompactionError(f"{arch} can't see inputs of {shapes}; give another size, or inputs ({reason})") from None
 
-
-def _check_outputs(path: str | os.PathLike, outputs: dict) -> None:
-    "`CompactionError` for files that should not be written, each with the suffix of its format"
-    for output, suffix in outputs.items():
-        if Path(output).suffix != suffix:
-            raise CompactionError(f"{output} should end in {suffix}, the format it is written in")
-        if Path(output).is_dir():
-            raise CompactionError(f"{output} is a folder; give the name of a file to write")
-        if Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
-            raise CompactionError(f"{output} is the file that is read; give another name for what is written")
-
-# %% ../nbs/14_networks.ipynb #9e1c82c0
+# %% ../nbs/14_networks.ipynb #2d326839
 def _program(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
     "The ONNX program of a network, with an open number of inputs in a batch if that is possible"
     open_batch = tuple({0: "batch"} for _ in inputs)
     reason = None
     for shapes in (open_batch, None):
         try:
-            with warnings.catch_warnings(), needs("torch", "export to ONNX"):
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about the exporter itself
                 return torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
@@ -975,7 +1021,7 @@ def _flat(answer: Any) -> list[torch.Tensor]:
     "The tensors of an answer, in the order that ONNX has them"
     return [leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
 
-# %% ../nbs/14_networks.ipynb #568dc1a4
+# %% ../nbs/14_networks.ipynb #b4a2dd4b
 def _parity(path: Path, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
     "Largest difference between ONNX Runtime and PyTorch, relative to outputs larger than 1"
     session = open_onnx(path)
@@ -1006,6 +1052,9 @@ def export_network(
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
     model = _materialise(copy_network(model)).cpu().float().eval()
+    with needs("torch", "export to ONNX"):
+        import onnx  # noqa: F401, which the exporter needs, and names too late
+        import onnxscript  # noqa: F401
     with atomic_path(Path(path)) as draft:
         _program(model, inputs).save(draft, external_data=False)
         gap = _parity(draft, model, inputs)
@@ -1013,7 +1062,7 @@ def export_network(
             raise CompactionError(f"ONNX Runtime differs from PyTorch by {gap:.1e}; run the network with PyTorch")
     return gap
 
-# %% ../nbs/14_networks.ipynb #121af436
+# %% ../nbs/14_networks.ipynb #0fc2670c
 @dataclass
 class FileReport(CompactionReport):
     "What `compact_file` removed and wrote"
@@ -1028,11 +1077,12 @@ class FileReport(CompactionReport):
 
     def as_dict(self) -> dict[str, Any]:
         "The report as numbers and text, for JSON; pairs are before and after"
-        names = "output onnx onnx_difference parameters macs mb difference native_difference inputs_checked constants"
+        names = "output onnx onnx_difference parameters macs mb difference native_difference largest_output"
+        names += " inputs_checked constants"
         layers = self.layers.reset_index().to_dict("records")
         return {name: getattr(self, name) for name in names.split()} | {"layers": layers}
 
-# %% ../nbs/14_networks.ipynb #f271b324
+# %% ../nbs/14_networks.ipynb #b1e8c6bc
 def compact_file(
     path: str | os.PathLike,  # checkpoint of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # torchvision's name, `timm:NAME` or `package.module:factory`; the outputs of the first two are counted
@@ -1042,22 +1092,29 @@ def compact_file(
     inputs: str | os.PathLike | None = None,  # file of tensors or folder of images for the proof; None: noise
     onnx: str | os.PathLike | None = None,  # .onnx file to write as well
     strict: bool = True,  # refuse what compaction does not know; False leaves such parts as they are
+    tell: Callable[[str], object] = lambda step: None,  # is told each step when it begins
 ) -> FileReport:
     """
     Compact a saved network: find the weights and masks in a checkpoint, cut, prove, write.
 
-    Raises `CompactionError` for a file or a name that does not fit, when the network cannot be compacted, and when the
-    proof fails. Then nothing is written.
+    Raises `CompactionError` for a file or a name that does not fit, when the network cannot be compacted or saved, and
+    when the proof fails. Then nothing is written.
     """
-    _check_outputs(path, {output: ".safetensors"} | ({onnx: ".onnx"} if onnx is not None else {}))
+    _check_outputs({output: ".safetensors"} | ({onnx: ".onnx"} if onnx is not None else {}), path)
+    tell(f"reading {path}")
     model = _loaded(path, arch)
     types = _in_one_dtype(model)
     example = _example(model, inputs, size)
     _try(model, example, arch)
+    _architecture(model, _free_trace(model, True, _seen(model, example), advice=_NO_CODE))  # could it be saved at all?
+    tell("compacting, and comparing the outputs")
     small: Any = compact(model, example, strict=strict)
     report = FileReport(**vars(small.report), output=str(output))
-    if onnx is not None:
-        report.onnx, report.onnx_difference = str(onnx), export_network(small, onnx, example)
-    _in_own_dtypes(small, types)
-    save_network(small, output, arch=arch, source=Path(path).name)
+    with atomic_path(Path(onnx)) if onnx is not None else nullcontext() as draft:
+        if draft is not None:
+            tell("exporting to ONNX, and running ONNX Runtime")
+            report.onnx, report.onnx_difference = str(onnx), export_network(small, draft, example)
+        tell(f"writing {output}")
+        _in_own_dtypes(small, types)
+        save_network(small, output, arch=arch, source=Path(path).name)
     return report

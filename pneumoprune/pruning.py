@@ -79,16 +79,15 @@ def make_permanent(
     "Multiply the masks into the weights and drop them (`torch.nn.utils.prune.remove`), on a copy"
     return _materialise(copy_network(model))
 
-# %% ../nbs/11_pruning.ipynb #ccba8934
+# %% ../nbs/11_pruning.ipynb #e6ca896d
 def sensitivity(
-    model: nn.Module,  # trained; left untouched
+    model: nn.Module,  # trained, on any device; left untouched
     xrays: XRays,  # images to judge by: validation, never test
     *,
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),  # shares to try on each layer, in [0, 1)
 ) -> pd.DataFrame:  # rows: layers; columns: shares; values: AUC
     "Validation AUC with the input channels of one layer at a time pruned by each share (no fine-tuning)"
-    whole = roc_auc_score(xrays.labels, predict(model, xrays))
-    table = {}
+    whole, table = roc_auc_score(xrays.labels, predict(model, xrays)), {}
     for name in tqdm(prunable(model), desc="sensitivity"):
         row = {0.0: whole}
         for share in shares:

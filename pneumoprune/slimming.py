@@ -196,7 +196,7 @@ def remove_channels(
             _zero_inputs(model.get_submodule(name), channels, group.width)
     return compact(model, example)
 
-# %% ../nbs/15_slimming.ipynb #27fe8f66
+# %% ../nbs/15_slimming.ipynb #3dae99d7
 @dataclass(frozen=True)
 class SlimSettings:
     "All choices of the slimming"
@@ -218,13 +218,12 @@ class SlimSettings:
         epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
     )
     dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
-    seeds: int = 1  # trainings of the chosen network, each with its own order and augmentation; the first counts
 
-# %% ../nbs/15_slimming.ipynb #d24659e5
-def _shift_auc(model: nn.Module, suite: dict[str, XRays]) -> float:
-    "Mean AUC over validation images, clean and under every shift"
+# %% ../nbs/15_slimming.ipynb #9ba115e9
+def _shift_auc(model: nn.Module, suite: dict[str, XRays], device: str) -> float:
+    "Mean AUC over validation images, clean and under every shift, predicted on `device`"
     parts = [pd.DataFrame({"split": "val" if kind == "clean" else f"val-{kind}", "label": part.labels,
-                           "network": predict(model, part)}) for kind, part in suite.items()]
+                           "network": predict(model, part, device=device)}) for kind, part in suite.items()]
     return float(np.mean(shift_aucs(pd.concat(parts), ["network"])["network"].to_list()))
 
 # %% ../nbs/15_slimming.ipynb #bf8fdfbd
@@ -264,8 +263,8 @@ def _round(
     # after an interruption, the clock here misses the epochs before it; the history has them
     return smaller, max(time.perf_counter() - start, float(np.sum(history["seconds"])))
 
-# %% ../nbs/15_slimming.ipynb #6b1b8095
-def _row(number: int, network: nn.Module, suite: dict[str, XRays]) -> dict:
+# %% ../nbs/15_slimming.ipynb #aa682e36
+def _row(number: int, network: nn.Module, suite: dict[str, XRays], device: str) -> dict:
     "The row of a round: what the network weighs, computes and scores"
     example = torch.tensor(suite["clean"].images[:2]).float()
     return {
@@ -274,10 +273,10 @@ def _row(number: int, network: nn.Module, suite: dict[str, XRays]) -> dict:
         "parameters": count_parameters(network),
         "macs": count_macs(network, (1, *example.shape[1:])),
         "size_mb": size_mb(network),
-        "val_auc": _shift_auc(network, suite),
+        "val_auc": _shift_auc(network, suite, device),
     }
 
-# %% ../nbs/15_slimming.ipynb #2065d1be
+# %% ../nbs/15_slimming.ipynb #13396855
 def _checkpoints(folder: str | Path | None, name: str) -> Path | None:
     return Path(folder) / "checkpoints" / name if folder else None
 
@@ -292,7 +291,7 @@ def _shrink(
         if number:
             current, seconds = _round(current, xrays, settings, number, teacher, _checkpoints(folder, f"slim-{number}"))
         start = time.perf_counter()
-        row = _row(number, current, suite)
+        row = _row(number, current, suite, settings.train.device)
         rows.append(row | {"seconds": seconds + time.perf_counter() - start})
         if folder:
             write_csv(Path(folder) / "rounds.csv", pd.DataFrame(rows))
@@ -304,15 +303,14 @@ def _shrink(
             break
     return chosen, pd.DataFrame(rows)
 
-# %% ../nbs/15_slimming.ipynb #d64def84
+# %% ../nbs/15_slimming.ipynb #30611ddd
 @dataclass
 class Slimmed:
     "What `slim` made"
 
     network: nn.Module  # the chosen network, trained
     rounds: pd.DataFrame  # round, widths, parameters, macs, size_mb, val_auc, seconds; round 0 is the network given
-    history: pd.DataFrame  # of the last trainings: "slim", then "slim-seed-1", …
-    others: dict[str, nn.Module]  # "slim-seed-1", …: the same network trained with other seeds
+    history: pd.DataFrame  # of the last training
 
 
 def slim(
@@ -325,13 +323,9 @@ def slim(
 ) -> Slimmed:
     "Rounds of score → remove → compact → fine-tune with distillation → validate, then one longer training"
     chosen, rounds = _shrink(model, xrays, settings, teacher, folder)
-    networks, histories = {}, []
-    for seed in range(settings.seeds):
-        name = f"slim-seed-{seed}" if seed else "slim"
-        network = networks[name] = copy_network(chosen)
-        for layer in network.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = settings.dropout
-        train = replace(settings.final, seed=settings.final.seed + seed)
-        histories.append(fit(network, xrays, train, name=name, folder=_checkpoints(folder, name), teacher=teacher))
-    return Slimmed(networks.pop("slim"), rounds, pd.concat(histories, ignore_index=True), networks)
+    network = copy_network(chosen)
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = settings.dropout
+    history = fit(network, xrays, settings.final, name="slim", folder=_checkpoints(folder, "slim"), teacher=teacher)
+    return Slimmed(network, rounds, history)

@@ -1048,3 +1048,45 @@ def test_report_reads():
     assert list(small.report.summary.columns) == ["before", "after", "ratio"]
     assert small.report.layers.index.name == "layer" and "<table" in small.report._repr_html_()
     assert copy.deepcopy(small).report.parameters == small.report.parameters
+
+
+# --- what the proof runs on, and what is said
+
+
+class PadsToEvenSizes(nn.Module):
+    "What it pads, and so whether a constant stays one, depends on the size of the image"
+
+    def forward(self, x):
+        return F.pad(x, (0, x.shape[3] % 5, 0, x.shape[2] % 5), value=0.0)
+
+
+def test_noise_is_smaller_where_that_is_the_same_function_and_a_warning_says_so_where_not():
+    def net(*between):
+        return tiny(nn.Conv2d(3, 8, 3, 2), *between, nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compact(net(), torch.randn(1, 3, 101, 101)).report.inputs_checked == 7
+    model = net(PadsToEvenSizes())
+    model[0].weight.data[2], model[0].bias.data[2] = 0, 7.0
+    with pytest.warns(ProofWarning, match="agree for inputs of 101x101, but not for smaller ones"):
+        small = compact(model, torch.randn(1, 3, 101, 101))
+    assert len(small[0].weight) == 7 and small.report.difference < 1e-5
+
+
+def test_a_report_says_when_nothing_could_be_cut_and_how_large_the_outputs_are():
+    model = tiny(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    prune.l1_unstructured(model[2], "weight", 0.3)
+    report = compact(model, torch.randn(4, 6)).report
+    assert "nothing could be cut" in str(report) and "prune.ln_structured" in str(report)
+    assert 0 < report.largest_output < 100 and f"outputs go up to {report.largest_output:.3g}" in str(report)
+    prune.ln_structured(model[2], "weight", 0.5, n=2, dim=1)
+    assert "nothing could be cut" not in str(compact(model, torch.randn(4, 6)).report)
+
+
+def test_whole_numbers_as_inputs_have_their_remedy():
+    with pytest.raises(CompactionError, match=r"its numbers are int64: try example_input\.float\(\)"):
+        compact(nn.Linear(4, 2), torch.zeros(2, 4).long())
+    with pytest.raises(CompactionError) as told:
+        compact(nn.Linear(4, 2), torch.zeros(2, 3))
+    assert "at most" not in str(told.value)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
+from pneumoprune import networks
 from pneumoprune.channels import CompactionError
 from pneumoprune.compaction import compact
 from pneumoprune.core import open_onnx
@@ -603,3 +604,80 @@ def test_compact_as_engineers_use_it(tmp_path, monkeypatch):
     refused(run("lab", "--seed", "-1"), "--seed")
     refused(run("lab", "--max-macs", "nan"), "--max-macs")
     refused(run("lab", "--min-speedup", "inf"), "--min-speedup")
+
+
+# --- what could be lost on the way into a file
+
+
+class BySize(nn.Module):
+    "Branches on the size of its images"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1)
+
+    def forward(self, x):
+        y = F.dropout(self.a(x), 0.5, self.training)
+        if x.shape[2] % 4:
+            y = F.pad(y, (0, 0, 0, 4 - x.shape[2] % 4))
+        return self.b(y).mean((2, 3))
+
+
+def test_networks_that_branch_on_sizes_are_saved_as_they_were_compacted(tmp_path):
+    torch.manual_seed(0)
+    model, x = masked(BySize()).eval(), torch.randn(2, 3, 10, 10)
+    small = compact(model, x)
+    save_network(small, tmp_path / "n.safetensors")
+    torch.testing.assert_close(answers(load_network(tmp_path / "n.safetensors"), x), answers(model, x))
+    with pytest.raises(CompactionError, match="give example_input, if it branches on sizes"):
+        save_network(nn.Sequential(model), tmp_path / "m.safetensors")
+    save_network(model, tmp_path / "m.safetensors", example_input=x, note="masked")
+    torch.testing.assert_close(answers(load_network(tmp_path / "m.safetensors"), x), answers(model, x))
+
+
+def test_files_have_the_suffix_of_their_format(tmp_path):
+    with pytest.raises(CompactionError, match=r"should end in \.safetensors"):
+        save_network(nn.Linear(2, 2), tmp_path / "x.pt")
+
+
+def test_functions_in_a_file_draw_no_random_numbers(tmp_path):
+    class Draws(nn.Module):
+        def forward(self, x):
+            return F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+
+    with pytest.raises(CompactionError, match="draws random numbers"):
+        save_network(Draws(), tmp_path / "n.safetensors")
+
+
+def test_what_cannot_be_saved_is_said_before_the_work_and_leaves_no_file(tmp_path, monkeypatch):
+    (tmp_path / "moody.py").write_text(
+        "from torch import nn\n"
+        "class Moody(nn.Module):\n    def forward(self, x): return x if x.mean() > 0 else -x\n"
+        "def net(): return nn.Sequential(nn.Linear(4, 6), Moody(), nn.Linear(6, 2))\n"
+        "def plain(): return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(nn.Sequential(nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 2)).state_dict(), "c.pt")
+    steps = []
+    with pytest.raises(CompactionError, match=r"module '1' \(Moody\) cannot be traced.*a file holds no code"):
+        compact_file("c.pt", "moody:net", "small.safetensors", onnx="small.onnx", strict=False, tell=steps.append)
+    assert steps == ["reading c.pt"]  # not an hour later
+
+    def full(*_, **__):
+        raise CompactionError("no room")
+
+    monkeypatch.setattr(networks, "export_network", lambda model, path, example: Path(path).write_bytes(b"onnx"))
+    monkeypatch.setattr(networks, "save_network", full)
+    with pytest.raises(CompactionError, match="no room"):
+        compact_file("c.pt", "moody:plain", "small.safetensors", onnx="small.onnx")
+    assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob("*.safetensors"))
+
+
+def test_messages_name_the_argument_to_change(tmp_path):
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "c.pt")
+    for arch in ("alexnet", "squeezenet1_0"):
+        with pytest.raises(CompactionError, match=r"name the network that it belongs to with arch="):
+            compact_file(tmp_path / "c.pt", arch, tmp_path / "n.safetensors")
+    with pytest.raises(CompactionError, match="nofolder is missing; give a folder of images or a file of tensors"):
+        compact_file(tmp_path / "c.pt", "squeezenet1_1", tmp_path / "n.safetensors", inputs=tmp_path / "nofolder")
