@@ -163,7 +163,7 @@ def report(
 
     typer.echo(render_report(run, output, lang=lang.value, html=html))
 
-# %% ../nbs/20_cli.ipynb #c81fdeb4
+# %% ../nbs/20_cli.ipynb #ec090193
 @app.command()
 def check(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
@@ -174,7 +174,7 @@ def check(
 
     if faults := check_run(run):
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again to mend what it can")
+        raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
 # %% ../nbs/20_cli.ipynb #4cc23f07

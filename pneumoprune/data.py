@@ -703,7 +703,7 @@ def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
         left_out=tuple(record["left_out"]), notes=tuple(record["notes"]),
     )
 
-# %% ../nbs/01_data.ipynb #d6c268b3
+# %% ../nbs/01_data.ipynb #f19eaa4a
 def load_xrays(
     source: str | Path,  # folder or zip in the layout of the Kaggle archive, or a MedMNIST `.npz` file
     size: int = 224,  # side of the square images in pixels, at least 63
@@ -728,7 +728,8 @@ def load_xrays(
     xrays = _xrays(images, record, path.resolve().name)
     if xrays.unreadable and not skip_unreadable:
         raise DataError("\n".join([
-            f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:", *(f"{line};" for line in _listed(record["failures"])),
+            f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:",
+            *(f"{line};" for line in _listed(record["failures"])),
             "replace them, or go on without them: --skip-unreadable",
         ]))
     _check_classes(xrays)

@@ -266,14 +266,14 @@ def predict_files(
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/17_prediction.ipynb #2dba4747
+# %% ../nbs/17_prediction.ipynb #b3cca1e5
 def _line(row: dict) -> str:
     "A row of `predict_files` for people"
     if "error" in row:
         return f"{shown(row['file'])}: {one_line(row['error'])}"
     if row["decision"] is None:
-        return (f"{shown(row['file'])}: no chest X-ray as far as this network can tell (distance {row['distance']:.1f} of the "
-                "limit); no decision")
+        return (f"{shown(row['file'])}: no chest X-ray as far as this network can tell (distance "
+                f"{row['distance']:.1f} of the limit); no decision")
     warning = "" if row.get("in_domain", True) else ", forced: no chest X-ray as far as this network can tell"
     return (f"{shown(row['file'])}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
             f"(threshold {row['threshold']:.3f}{warning})")

@@ -1,6 +1,6 @@
 """
 Files that are none, and commands that can't be obeyed: what a typo, a broken disk, a foreign program or a stranger
-hands to the command line. `materials` writes the files, `commands` lists what is to be refused; test_bad_inputs runs them.
+hands to the command line. `materials` writes the files, `commands` lists what is to be refused.
 """
 
 import json
