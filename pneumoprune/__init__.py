@@ -21,6 +21,7 @@ _MODULES = {  # name -> the module it is fetched from
 
 _EXTRAS = {  # module -> the smallest extra that brings what it imports
     "channels": "torch",
+    "checkpoints": "torch",
     "compaction": "torch",
     "evaluation": "report",
     "lab": "lab",

@@ -177,7 +177,7 @@ def check(
         raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/20_cli.ipynb #4cc23f07
+# %% ../nbs/20_cli.ipynb #25c28818
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -203,7 +203,7 @@ def compact(
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
     with needs("torch", "pneumoprune compact"):
-        from pneumoprune.networks import compact_file
+        from pneumoprune.checkpoints import compact_file
 
     def tell(step: str) -> None:
         typer.echo(f"pneumoprune: {step}", err=True)

@@ -8,13 +8,14 @@ __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'ch
            'write_csv', 'sha256', 'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file',
            'open_onnx', 'run_onnx', 'figure_style']
 
-# %% ../nbs/00_core.ipynb #21034af5
+# %% ../nbs/00_core.ipynb #b08ad49b
 import errno
 import hashlib
 import json
 import operator
 import os
 import re
+import sys
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -103,13 +104,13 @@ def needs(
         sentence = f"{what} needs {name}, which is not installed: pip install {package}"
         raise MissingExtra(sentence, name=error.name) from None
 
-# %% ../nbs/00_core.ipynb #cell-006
+# %% ../nbs/00_core.ipynb #6fc550e6
 MB = 2**20  # bytes; the megabyte of every table
 
 MODELS: tuple[str, ...] = ("original", "masked", "compacted", "slim", "slim-int8")  # in the order every table keeps
 
 # Okabe and Ito's palette (2008), told apart by colour-blind readers and in grey print
-model_colors: dict[str, str] = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")))
+model_colors: dict[str, str] = dict(zip(MODELS, ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#000000")))
 
 # %% ../nbs/00_core.ipynb #c9eabdb1
 def _sync(path: Path) -> None:
@@ -395,16 +396,15 @@ def run_onnx(
     parts = [_numbers(session, images[at : at + batch_size], seconds, output, name) for at in starts]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
-# %% ../nbs/00_core.ipynb #9f69934d
+# %% ../nbs/00_core.ipynb #0c4eb925
 def figure_style() -> None:
     "Set the defaults of every figure and table of the report: seaborn's, SVG in notebooks, and text that stays text"
-    import pandas as pd
     import seaborn as sns
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     sns.set_theme(
         context="paper",
         style="ticks",
+        font="DejaVu Sans",  # Matplotlib brings it: texts are as wide on every machine
         palette=list(model_colors.values()),
         rc={
             "axes.spines.top": False,
@@ -415,9 +415,11 @@ def figure_style() -> None:
             "legend.frameon": False,
             "figure.dpi": 110,
             "savefig.bbox": "tight",
-            "svg.fonttype": "path",  # letters as outlines: the same in every viewer
+            "svg.fonttype": "none",  # letters stay letters, which can be searched and read aloud
             "svg.hashsalt": "pneumoprune",  # the same figure gives the same file
         },
     )
-    set_matplotlib_formats("svg", metadata={"Date": None})
-    pd.set_option("styler.format.escape", "html")  # a file may be called <b>
+    if "IPython" in sys.modules:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})

@@ -6,11 +6,11 @@
 __all__ = ['METRICS', 'MIN_PATIENTS', 'MARGINS', 'MIN_SEEDS', 'EvaluationError', 'check_share', 'metrics', 'confusion',
            'calibration_curve', 'choose_threshold', 'shift_aucs', 'Evaluation', 'evaluate', 'model_intervals',
            'metrics_with_intervals', 'model_comparison', 'compare', 'noninferiority', 'seed_intervals',
-           'seed_comparison', 'misled_auc', 'misled_auc_with_interval', 'texture_features', 'shortcut_scores',
-           'texture_score']
+           'seed_comparison', 'misled_auc', 'misled_auc_with_interval', 'within_auc', 'within_auc_with_interval',
+           'texture_features', 'shortcut_scores', 'texture_score']
 
-# %% ../nbs/03_evaluation.ipynb #8cd73933
-from collections.abc import Iterator, Mapping, Sequence
+# %% ../nbs/03_evaluation.ipynb #b386f527
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -549,24 +549,30 @@ def _ordered(labels, **scores) -> tuple[np.ndarray, ...]:
         checked.append(values)
     return _checked(labels, np.zeros(np.shape(labels)))[0], *checked
 
-# %% ../nbs/03_evaluation.ipynb #afdb24bf
+# %% ../nbs/03_evaluation.ipynb #e5e96a0d
 _PAIRS = 2**22  # looked at together: two arrays of 16 MB
+_Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # positive and negative positions -> which pairs count, bool
 
 
-def _misled(weights: np.ndarray, labels: np.ndarray, scores: np.ndarray, misleading: np.ndarray) -> np.ndarray:
-    "AUC over the misled pairs under each row of `weights` (R, N); NaN in a row without such a pair"
+def _pair_auc(weights: np.ndarray, labels: np.ndarray, scores: np.ndarray, rule: _Rule) -> np.ndarray:
+    "AUC over the pairs that count, under each row of `weights` (R, N); NaN in a row without such a pair"
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     weights = weights.astype(np.float32)
     won, pairs = np.zeros((2, len(weights)))
     for block in np.array_split(positive, 1 + len(positive) * len(negative) // _PAIRS):
-        wrong = misleading[block, None] < misleading[negative]
+        counted = rule(block, negative)
         ahead = scores[block, None] - scores[negative]
-        wins = (wrong * (np.sign(ahead) + 1) / 2).astype(np.float32)
-        for total, counted in ((won, wins), (pairs, wrong.astype(np.float32))):
-            total += (weights[:, block] @ counted * weights[:, negative]).sum(1, dtype=np.float64)
+        wins = (counted * (np.sign(ahead) + 1) / 2).astype(np.float32)
+        for total, part in ((won, wins), (pairs, counted.astype(np.float32))):
+            total += (weights[:, block] @ part * weights[:, negative]).sum(1, dtype=np.float64)
     return _ratio(won, pairs) + np.where(pairs > 0, 0, np.nan)
 
-# %% ../nbs/03_evaluation.ipynb #280bd6b6
+
+def _misled(misleading: np.ndarray) -> _Rule:
+    "The pairs in which a shortcut is wrong; where it gives both images the same number it says nothing"
+    return lambda positive, negative: misleading[positive, None] < misleading[negative]
+
+# %% ../nbs/03_evaluation.ipynb #351ace73
 def misled_auc(
     labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia; both must occur
     scores: np.ndarray,  # (N,) what the model says, finite, larger for pneumonia
@@ -575,19 +581,28 @@ def misled_auc(
     """AUC over the pairs of a positive and a negative image in which `misleading` ranks the negative one higher; pairs
     that it ranks equal are left out. `EvaluationError` where there is no such pair, or for numbers that are none"""
     labels, scores, misleading = _ordered(labels, scores=scores, misleading=misleading)
-    auc = _misled(np.ones((1, len(labels))), labels, scores, misleading)[0]
+    auc = _pair_auc(np.ones((1, len(labels))), labels, scores, _misled(misleading))[0]
     if np.isnan(auc):
         raise EvaluationError("misleading ranks no negative image above a positive one, so no pair is misled; "
                               "use the AUC over all pairs")
     return float(auc)
 
-# %% ../nbs/03_evaluation.ipynb #e598f2c0
+# %% ../nbs/03_evaluation.ipynb #2a8e0353
 def _involved(labels: np.ndarray, misleading: np.ndarray) -> np.ndarray:
     "Which images stand in a misled pair"
     lowest, highest = misleading[labels == 1].min(), misleading[labels == 0].max()
     return np.where(labels == 1, misleading < highest, misleading > lowest)
 
-# %% ../nbs/03_evaluation.ipynb #faa72cb7
+
+def _pair_interval(labels, scores, rule: _Rule, groups, involved, resamples: int, seed: int) -> tuple[float, float]:
+    "95 % interval of the AUC over the pairs that count, by resampling patients; draws without such a pair are left out"
+    weights = _resampled_weights(labels, groups, resamples, seed)
+    draws = np.concatenate([_pair_auc(block, labels, scores, rule) for block in weights])
+    ends = np.nanpercentile(draws, (2.5, 97.5)) if not np.isnan(draws).all() else np.array([0.0, 1.0])
+    low, high = _widened(ends[:1], ends[1:], _fewest(labels[involved], groups[involved]), least=0)
+    return float(low[0]), float(high[0])
+
+# %% ../nbs/03_evaluation.ipynb #0d7d23c2
 def misled_auc_with_interval(
     labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
     scores: np.ndarray,  # (N,) what the model says
@@ -598,15 +613,50 @@ def misled_auc_with_interval(
     seed: int = 0,  # of the draws
 ) -> list[float]:  # [value, low, high]
     """`misled_auc` with its 95 % percentile interval by the patient-cluster bootstrap; 0..1 where fewer than
-    `MIN_PATIENTS` patients of a class stand in misled pairs. Draws without a misled pair are left out"""
+    `MIN_PATIENTS` patients of a class stand in misled pairs"""
     value = misled_auc(labels, scores, misleading)
     labels, scores, misleading = _ordered(labels, scores=scores, misleading=misleading)
     groups, involved = _groups(patients, len(labels)), _involved(labels, misleading)
-    weights = _resampled_weights(labels, groups, resamples, seed)
-    draws = np.concatenate([_misled(block, labels, scores, misleading) for block in weights])
-    ends = np.nanpercentile(draws, (2.5, 97.5)) if not np.isnan(draws).all() else np.array([0.0, 1.0])
-    low, high = _widened(ends[:1], ends[1:], _fewest(labels[involved], groups[involved]), least=0)
-    return [value, float(low[0]), float(high[0])]
+    return [value, *_pair_interval(labels, scores, _misled(misleading), groups, involved, resamples, seed)]
+
+# %% ../nbs/03_evaluation.ipynb #0c735ed6
+def within_auc(
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia; both must occur
+    scores: np.ndarray,  # (N,) what the model says, finite, larger for pneumonia
+    groups: np.ndarray,  # (N,) the group of each image, by name or number
+) -> float:  # 0..1
+    "AUC over the pairs of a positive and a negative image of the same group; `EvaluationError` where there is none"
+    labels, scores = _ordered(labels, scores=scores)
+    auc = _pair_auc(np.ones((1, len(labels))), labels, scores, _within(groups, len(labels))[0])[0]
+    if np.isnan(auc):
+        raise EvaluationError("no group holds images of both classes; give larger groups, or use all pairs")
+    return float(auc)
+
+
+def within_auc_with_interval(
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
+    scores: np.ndarray,  # (N,) what the model says
+    groups: np.ndarray,  # (N,) the group of each image
+    patients: np.ndarray,  # (N,) whose image it is
+    *,
+    resamples: int = 2000,  # draws of as many patients as there are
+    seed: int = 0,  # of the draws
+) -> list[float]:  # [value, low, high]
+    "`within_auc` with its 95 % percentile interval by the patient-cluster bootstrap"
+    value = within_auc(labels, scores, groups)
+    labels, scores = _ordered(labels, scores=scores)
+    rule, codes = _within(groups, len(labels))
+    mixed = [code for code in np.unique(codes) if 0 < labels[codes == code].mean() < 1]
+    who = _groups(patients, len(labels))
+    return [value, *_pair_interval(labels, scores, rule, who, np.isin(codes, mixed), resamples, seed)]
+
+
+def _within(groups, images: int) -> tuple[_Rule, np.ndarray]:
+    "The pairs of one group, and the number of each image's group"
+    if np.shape(groups) != (images,):
+        raise EvaluationError(f"groups have shape {np.shape(groups)} for {images} images; give one group per image")
+    codes = pd.factorize(pd.Series(groups).astype(object).where(~nameless(groups), "unknown"))[0]
+    return lambda positive, negative: codes[positive, None] == codes[negative], codes
 
 # %% ../nbs/03_evaluation.ipynb #a0a57a9f
 def texture_features(

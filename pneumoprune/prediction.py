@@ -6,14 +6,13 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #60e7a6d6
+# %% ../nbs/17_prediction.ipynb #44df603e
 import glob
 from collections.abc import Iterable
 from importlib import resources
 from json import dumps, loads
-from math import nextafter, prod
+from math import nextafter
 from pathlib import Path
-from zlib import decompressobj
 
 import numpy as np
 from PIL import Image
@@ -25,15 +24,13 @@ from pneumoprune.core import (
     as_number,
     atomic_path,
     check_count,
-    check_pixels,
-    decode_image,
     needs,
     one_line,
     open_onnx,
     run_onnx,
     shown,
-    to_square,
 )
+from .dicom import DICOM_SUFFIXES, decode_xray, is_dicom
 
 # %% ../nbs/17_prediction.ipynb #9c047240
 class PredictionError(PneumopruneError):
@@ -56,7 +53,7 @@ def _shipped() -> Path:
         )
     return file
 
-# %% ../nbs/17_prediction.ipynb #3437a0d7
+# %% ../nbs/17_prediction.ipynb #452e1755
 def _check_signature(session, size: int) -> None:
     "`ValueError` unless an open file takes grey images of this size in bytes, and gives one number for each, or two"
     first, *others = session.get_outputs()
@@ -71,13 +68,18 @@ def _check_signature(session, size: int) -> None:
 
 def _described(path, session) -> tuple[tuple[str, ...], float, int]:
     "Classes, threshold and image size of an open file; `PredictionError` if it does not say them, or takes other input"
+    about = session.get_modelmeta().custom_metadata_map
+    if missing := [name for name in ("classes", "threshold", "size") if name not in about]:
+        raise PredictionError(
+            f"{path} is an ONNX file, but none of pneumoprune: it does not say its {', '.join(missing)}. "
+            "Give one of a run's models folder; a file that `compact --onnx` wrote is a bare network for ONNX Runtime"
+        )
     try:
-        about = session.get_modelmeta().custom_metadata_map
         classes, threshold, size = loads(about["classes"]), float(about["threshold"]), int(about["size"])
         if not (isinstance(classes, list) and len({*classes}) == 2 == len(classes) and all(map(str.strip, classes))):
             raise ValueError(f"its classes are {about['classes'][:50]}, not two names")
         _check_signature(session, size)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise PredictionError(
             f"{path} is an ONNX file, but none of pneumoprune ({error!s}); give one that `export_onnx` wrote"
         ) from error
@@ -128,63 +130,20 @@ class OnnxModel:
             raise PredictionError(f"{self.path.name} has no guard; give it one with `add_guard`")
         return run_onnx(self.session, images, name=self.path.name, output=1)
 
-# %% ../nbs/17_prediction.ipynb #c1df8bdf
+# %% ../nbs/17_prediction.ipynb #ab4b36c5
 _IMAGES = (".png", ".jpg", ".jpeg")
-_DICOM = (".dcm", ".dicom")
 
 
-def _is_dicom(path: Path) -> bool:
-    "By its suffix, or by the mark that stands behind 128 bytes of preamble"
-    try:
-        with open(path, "rb") as file:
-            return path.suffix.lower() in _DICOM or file.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
+def _unreadable(path: Path, start: bytes, error: Exception) -> str:
+    "Why a file can't be read as an image, and what to do, in one line"
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"{path} is no image: there is neither PNG nor JPEG nor DICOM inside; give an X-ray"
+    if is_dicom(start, path.name):
+        return f"{path} can't be read as DICOM ({reason}); export one frame of it as PNG"
+    return f"{path} can't be read as PNG or JPEG ({reason}); export it again as PNG"
 
-# %% ../nbs/17_prediction.ipynb #a0be78a1
-def _check_deflated(path: Path, most: int) -> None:
-    "`ValueError` if a DICOM file unpacks to more bytes than so many; pydicom would unpack it whole"
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    about = read_file_meta_info(path)
-    if about.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        start = 128 + 4 + 12 + about.FileMetaInformationGroupLength  # preamble, mark, that length, the group
-        packed = path.read_bytes()[start:]
-        inflate = decompressobj(wbits=-15)
-        inflate.decompress(packed, most)
-        check_pixels(most + len(inflate.unconsumed_tail), most)
-
-
-def _dicom_values(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
-    "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
-    with needs("dicom", f"{path}, a DICOM file,"):
-        import pydicom
-        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    try:
-        _check_deflated(path, 4 * max_pixels)
-        data = pydicom.dcmread(path)
-        sides = (data.get(name) or 1 for name in ("NumberOfFrames", "SamplesPerPixel", "Rows", "Columns"))
-        check_pixels(prod(int(side) for side in sides), max_pixels)
-        values = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("its values are not all finite numbers")
-    except Exception as error:  # pydicom and its decoders raise nearly everything
-        reason = one_line(error)[:200]
-        raise PredictionError(f"{path} can't be read as DICOM ({reason}); export it as PNG") from error
-    return values, data.get("PhotometricInterpretation") == "MONOCHROME1"
-
-# %% ../nbs/17_prediction.ipynb #60552638
-def _read_dicom(path: Path, max_pixels: int) -> Image.Image:
-    "The grey image in a DICOM file, as a viewer would show it first, stretched to 8 bits"
-    values, inverted = _dicom_values(path, max_pixels)
-    if values.ndim != 2 or not values.size:
-        raise PredictionError(f"{path} holds {values.shape}, not one grey image; export one frame as PNG")
-    low, high = values.min(), values.max()
-    values = (values - low) * (255 / max(high - low, 1e-9))
-    return Image.fromarray(np.rint(255 - values if inverted else values).astype(np.uint8))
-
-# %% ../nbs/17_prediction.ipynb #9153652d
+# %% ../nbs/17_prediction.ipynb #45b08574
 def read_image(
     path: str | Path,  # PNG, JPEG or DICOM file
     size: int,  # side of the result in pixels
@@ -197,17 +156,20 @@ def read_image(
     check_count(max_pixels, "the limit of pixels", error=PredictionError)
     if not path.is_file():
         raise PredictionError(f"{path} is missing or no file; check the path")
-    if _is_dicom(path):
-        return to_square(_read_dicom(path, max_pixels), size)[None]
+    start = b""
     try:
-        return decode_image(path, size, max_pixels=max_pixels)[None]
+        with open(path, "rb") as file:
+            start = file.read(132)
+        return decode_xray(path, size, max_pixels=max_pixels)[None]
+    except PermissionError as error:
+        raise PredictionError(f"{path} can't be opened ({error.strerror}); check its rights") from error
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PredictionError(f"{path} can't be read as PNG or JPEG ({error}); export it again as PNG") from error
+        raise PredictionError(_unreadable(path, start, error)) from error
 
-# %% ../nbs/17_prediction.ipynb #819e0623
+# %% ../nbs/17_prediction.ipynb #d208dda0
 def _images_in(folder: Path) -> list[Path]:
     "Image files anywhere in a folder, sorted"
-    kinds = _IMAGES + _DICOM
+    kinds = _IMAGES + DICOM_SUFFIXES
     seen = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in kinds and not p.name.startswith(".")]
     files = [p for p in seen if p.is_file()]
     if not files:
@@ -233,15 +195,15 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/17_prediction.ipynb #21a2f1c0
+# %% ../nbs/17_prediction.ipynb #1d14decf
 def _row(path: Path, model: OnnxModel, max_pixels: int, force: bool) -> dict:
     "What is told of one image"
     image = read_image(path, model.size, max_pixels=max_pixels)[None]
-    probability, row = float(model.predict(image)[0]), {"file": str(path)}
+    probability, row = float(model.predict(image)[0]), dict[str, object](file=str(path))
     decision = model.classes[int(probability >= model.threshold)]
     if model.guarded:
-        row["distance"] = float(model.distance(image)[0])
-        row["in_domain"] = row["distance"] <= 1
+        distance = float(model.distance(image)[0])
+        row |= {"distance": distance, "in_domain": distance <= 1}
         decision = decision if force or row["in_domain"] else None
     return row | {"probability": probability, "decision": decision, "threshold": model.threshold}
 
@@ -266,11 +228,12 @@ def predict_files(
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/17_prediction.ipynb #b3cca1e5
+# %% ../nbs/17_prediction.ipynb #f9e84718
 def _line(row: dict) -> str:
     "A row of `predict_files` for people"
     if "error" in row:
-        return f"{shown(row['file'])}: {one_line(row['error'])}"
+        known = row["error"].startswith(row["file"])
+        return one_line(row["error"]) if known else f"{shown(row['file'])}: {one_line(row['error'])}"
     if row["decision"] is None:
         return (f"{shown(row['file'])}: no chest X-ray as far as this network can tell (distance "
                 f"{row['distance']:.1f} of the limit); no decision")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'TrainSettings', 'augment', 'predict', 'refresh_masks', 'save_weights', 'fit']
 
-# %% ../nbs/10_training.ipynb #3834e000
+# %% ../nbs/10_training.ipynb #03db90fb
 import copy
 import hashlib
 import json
@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.utils.prune import BasePruningMethod
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from .alexnet import copy_network
@@ -197,15 +198,11 @@ def _add_noise(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
         x.clamp_(0, 1)
     return x
 
-# %% ../nbs/10_training.ipynb #1aa4e54e
-_FILTERS = (  # smaller by, larger by
-    (dict(mode="area"), dict(mode="bilinear")),
-    (dict(mode="bilinear", antialias=True), dict(mode="bicubic")),
-    (dict(mode="bicubic", antialias=True), dict(mode="bicubic")),
-    (dict(mode="bilinear"), dict(mode="bilinear")),
-    (dict(mode="nearest-exact"), dict(mode="bilinear")),
-    (dict(mode="bilinear", antialias=True), dict(mode="nearest-exact")),
-)
+# %% ../nbs/10_training.ipynb #35560596
+_FILTERS = (  # smaller by, with antialiasing?, larger by
+    ("area", False, "bilinear"), ("bilinear", True, "bicubic"), ("bicubic", True, "bicubic"),
+    ("bilinear", False, "bilinear"), ("nearest-exact", False, "bilinear"), ("bilinear", True, "nearest-exact"),
+)  # fmt: skip
 _SIZES = 16  # sizes in between, evenly spaced
 
 
@@ -214,9 +211,9 @@ def _resamplers(side: int, smallest: float, device: torch.device) -> torch.Tenso
     "Matrices (resamplers, side, side): each makes the rows of an image fewer and as many again"
     rows, made = torch.eye(side).view(1, 1, side, side), []
     for size in np.linspace(smallest * side, side, _SIZES, endpoint=False).round().astype(int).tolist():
-        for down, up in _FILTERS:
-            fewer = F.interpolate(rows, size=(max(size, 1), side), **down)
-            made.append(F.interpolate(fewer, size=(side, side), **up)[0, 0])
+        for down, antialias, up in _FILTERS:
+            fewer = F.interpolate(rows, size=(max(size, 1), side), mode=down, antialias=antialias)
+            made.append(F.interpolate(fewer, size=(side, side), mode=up)[0, 0])
     return torch.stack(made).to(device)
 
 # %% ../nbs/10_training.ipynb #4f674fd6
@@ -511,12 +508,13 @@ def _clip(optimizer: Any, clip: float) -> None:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     optimizer.grad_scale = (torch.nn.utils.get_total_norm(gradients) / clip).clamp(min=1).float()
 
-# %% ../nbs/10_training.ipynb #9265999b
+# %% ../nbs/10_training.ipynb #e85be0c4
 @torch.no_grad()
 def _average(training: _Training, steps: int) -> None:
     "Move the averaged weights by so many steps towards the present ones"
-    old, new = list(training.averaged.parameters()), list(training.model.parameters())
-    torch._foreach_lerp_(old, new, 1 - training.settings.ema**steps)
+    old: list[torch.Tensor] = list(training.averaged.parameters())
+    new: list[torch.Tensor] = list(training.model.parameters())
+    get_ema_multi_avg_fn(training.settings.ema**steps)(old, new, 0)
     for old_buffer, new_buffer in zip(training.averaged.buffers(), training.model.buffers()):
         old_buffer.copy_(new_buffer)
 
@@ -577,14 +575,14 @@ def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
-# %% ../nbs/10_training.ipynb #a8765cdf
+# %% ../nbs/10_training.ipynb #cd2023ae
 def _digest(tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> str:
     "SHA-256 of named tensors and notes"
     total = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"Write the measured tables into README.md, between their markers: no number there is typed"
+"Write the measured tables into README.md, between their markers, and the cards: no number there is typed"
 
 import json
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pneumoprune.cards import data_card, model_card
 from pneumoprune.run import load_run, times_smaller
 from pneumoprune.tables import comparison_table
 
@@ -143,6 +144,13 @@ def with_results(text: str) -> str:
     return MARKERS.sub(lambda found: found[1] + WRITERS[found[2]]() + found[3], text)
 
 
+def write_cards(folder: Path = ROOT / "pneumoprune/models", run: Path = ROOT / "results/reference") -> None:
+    "The cards of the shipped model and of its data, beside it"
+    folder.joinpath("README.md").write_text(model_card(load_run(run)), encoding="utf-8")
+    folder.joinpath("DATA.md").write_text(data_card(load_run(run)), encoding="utf-8")
+
+
 if __name__ == "__main__":
+    write_cards()
     readme = ROOT / "README.md"
     readme.write_text(with_results(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 
 from pneumoprune import lab
+from pneumoprune.checkpoints import compact_file
 from pneumoprune.cli import main
 from pneumoprune.compaction import CompactionError
 from pneumoprune.core import read_json, write_json
-from pneumoprune.networks import compact_file, save_network
+from pneumoprune.networks import save_network
 
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
 QUICK = ("--quick", "--epochs", "2", "--size", "64", "--skip-unreadable")

@@ -22,8 +22,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from pneumoprune.alexnet import copy_network, size_mb
 from pneumoprune.channels import CompactionError
+from pneumoprune.checkpoints import compact_file
 from pneumoprune.compaction import ProofWarning, _tensors, compact, restore
-from pneumoprune.networks import compact_file, load_network, save_network
+from pneumoprune.networks import load_network, save_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
 

@@ -19,11 +19,12 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
-from pneumoprune import networks
+from pneumoprune import checkpoints
 from pneumoprune.channels import CompactionError
+from pneumoprune.checkpoints import _without_values, compact_file
 from pneumoprune.compaction import compact
 from pneumoprune.core import open_onnx
-from pneumoprune.networks import _without_values, compact_file, export_network, load_network, save_network
+from pneumoprune.networks import export_network, load_network, save_network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -667,8 +668,8 @@ def test_what_cannot_be_saved_is_said_before_the_work_and_leaves_no_file(tmp_pat
     def full(*_, **__):
         raise CompactionError("no room")
 
-    monkeypatch.setattr(networks, "export_network", lambda model, path, example: Path(path).write_bytes(b"onnx"))
-    monkeypatch.setattr(networks, "save_network", full)
+    monkeypatch.setattr(checkpoints, "export_network", lambda model, path, example: Path(path).write_bytes(b"onnx"))
+    monkeypatch.setattr(checkpoints, "save_network", full)
     with pytest.raises(CompactionError, match="no room"):
         compact_file("c.pt", "moody:plain", "small.safetensors", onnx="small.onnx")
     assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob("*.safetensors"))

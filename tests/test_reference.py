@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pneumoprune.benchmark import speedups
+from pneumoprune.cards import data_card, model_card
 from pneumoprune.evaluation import shift_aucs
 from pneumoprune.run import load_run, summarise
 
@@ -117,3 +118,9 @@ def test_readme_states_the_numbers_that_were_measured():
     text = (REFERENCE.parents[1] / "README.md").read_text(encoding="utf-8")
     assert [found[2] for found in readme.MARKERS.finditer(text)] == ["rivals", "architectures", "results"]
     assert text == readme.with_results(text), "run `make readme`"
+
+
+def test_cards_are_those_of_the_run(run):
+    models = REFERENCE.parents[1] / "pneumoprune/models"
+    assert (models / "README.md").read_text(encoding="utf-8") == model_card(run), "run `make readme`"
+    assert (models / "DATA.md").read_text(encoding="utf-8") == data_card(run), "run `make readme`"

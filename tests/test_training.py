@@ -1,5 +1,6 @@
 "Training on several processes, and after a kill"
 
+import importlib
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from pneumoprune.alexnet import narrow_alexnet
 from pneumoprune.core import PneumopruneError
+from pneumoprune.lab import LabSettings
 from pneumoprune.synthetic import phantoms
 from pneumoprune.training import TrainSettings, fit
 
@@ -93,6 +95,19 @@ def test_killed_and_resumed_gives_the_same_numbers(tmp_path):
     killed, whole = (load_file(tmp_path / name / "last.safetensors") for name in ("killed", "whole"))
     assert all((killed[key] == whole[key]).all() for key in whole)
     pd.testing.assert_frame_equal(history_of(tmp_path / "killed"), history_of(tmp_path / "whole"), check_exact=True)
+
+
+def test_the_lab_trains_as_the_committed_trainings_decided(monkeypatch):
+    "The rule of bench/choose_training.py, applied to its rows"
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    bench = importlib.import_module("choose_training")
+    arms = bench.table(pd.read_csv(bench.CSV))
+    better = arms[(arms["gain"] > 2 * arms["error"]) & (arms["auc_gain"] > -2 * arms["auc_error"])]
+    assert better["arm"].tolist() == ["64@2e-4+resample"]  # and none of slim's
+    settings = LabSettings()
+    assert settings.original == TrainSettings(**bench.ORIGINAL["64@2e-4+resample"])
+    assert settings.masked.resample == settings.original.resample
+    assert settings.slim.final.resample == settings.slim.train.resample == 0
 
 
 def test_another_training_in_the_folder_is_refused(tmp_path):
