@@ -177,7 +177,7 @@ def check(
         raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/20_cli.ipynb #25c28818
+# %% ../nbs/20_cli.ipynb #59743c89
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -206,7 +206,8 @@ def compact(
         from pneumoprune.checkpoints import compact_file
 
     def tell(step: str) -> None:
-        typer.echo(f"pneumoprune: {step}", err=True)
+        if sys.stderr.isatty():  # for one who waits; a program gets the answer, or the one line of a mistake
+            typer.echo(f"pneumoprune: {shown(step)}", err=True)
 
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
