@@ -43,7 +43,7 @@ def about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/20_cli.ipynb #7fe53e15
+# %% ../nbs/20_cli.ipynb #c310dcef
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -57,6 +57,14 @@ def _budget(value: float | None) -> float | None:
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is no positive number")
     return value
+
+
+def _roles(column: list[str] | None) -> dict[str, str] | None:
+    "`--column label=Target` and the like, as a dictionary"
+    pairs = [text.partition("=") for text in column or []]
+    if wrong := [text for text, (role, _, name) in zip(column or [], pairs) if not (role and name)]:
+        raise typer.BadParameter(f"--column {wrong[0]}: give a role and a name, such as label=Target")
+    return {role: name for role, _, name in pairs} or None
 
 
 @app.command()
@@ -80,6 +88,14 @@ def lab(
     external: Annotated[
         Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
     ] = None,
+    table: Annotated[
+        str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, Option(metavar="ROLE=NAME", help="Column of the table: path=, label=, patient= or split=.")
+    ] = None,
+    external_table: Annotated[str | None, Option(help="The same, for --external.")] = None,
+    external_column: Annotated[list[str] | None, Option(metavar="ROLE=NAME", help="The same, for --external.")] = None,
     limit: Annotated[int | None, Option(help="Use so many X-rays only.")] = None,
     device: Annotated[Device, Option(help="Where to train.")] = Device.auto,
     max_file_mb: Annotated[
@@ -109,7 +125,11 @@ def lab(
         epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, synthetic=data is None,
         quick=quick, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
     )
-    reading = {"external": external, "skip_unreadable": skip_unreadable, "max_pixels": max_pixels}
+    reading = {
+        "external": external, "skip_unreadable": skip_unreadable, "max_pixels": max_pixels,
+        "table": table, "columns": _roles(column), "external_table": external_table,
+        "external_columns": _roles(external_column),
+    }  # fmt: skip
     if only_seed is not None:
         made = run_seed(data, out, settings, only_seed, **reading)
         typer.echo(f"seed {only_seed} is in {made}; when all are there, the same command without --only-seed compares")
