@@ -69,11 +69,11 @@ def test_the_wheel_holds_modules_network_licence_and_book(built):
         names = set(wheel.namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pneumoprune").glob("*.py")}
     data = {"pneumoprune/py.typed", "pneumoprune/models/slim-int8.onnx"}
-    chapters = {f"pneumoprune/book/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "nbs").rglob("*.ipynb")
-                if ".ipynb_checkpoints" not in path.parts}
-    page = {f"pneumoprune/book/{name}" for name in ("_quarto.yml", "_quarto-en.yml", "_quarto-ru.yml", "index.qmd",
-                                                    "report/strip_directives.py", "report/typst-show.typ")}
-    assert names >= modules | data | chapters | page
+    findings = [path.relative_to(ROOT).as_posix() for path in (ROOT / "nbs/findings").rglob("0*.ipynb")]
+    page = ["_quarto.yml", "_quarto-en.yml", "_quarto-ru.yml", "index.ipynb", "nbs/findings/references.bib",
+            "nbs/findings/references.qmd", "report/typst-show.typ"]
+    report = {f"pneumoprune/book/{name}" for name in (*findings, *page)}
+    assert names >= modules | data | report and not [name for name in names if "book/nbs/0" in name]
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert {name.split("/")[0].removesuffix("-" + pneumoprune.__version__ + ".dist-info") for name in names} == {
         "pneumoprune"
