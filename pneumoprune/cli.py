@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'check', 'compact', 'predict', 'explain', 'evaluate', 'main']
 
-# %% ../nbs/20_cli.ipynb #9e3686cd
+# %% ../nbs/20_cli.ipynb #593db6f5
 import math
 import sys
 import warnings
@@ -20,7 +20,7 @@ import typer
 from typer import Argument, Option
 
 from . import __version__
-from .core import MAX_PIXELS, PneumopruneError, needs
+from .core import MAX_PIXELS, PneumopruneError, needs, one_line, shown
 
 # %% ../nbs/20_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -137,10 +137,10 @@ def lab(
     run = run_lab(data, out, settings, jobs=jobs, **reading)
     typer.echo(_as_json(run) if json else _describe(run))
 
-# %% ../nbs/20_cli.ipynb #1418a572
+# %% ../nbs/20_cli.ipynb #156873c4
 def _describe(run) -> str:
     "What a run found, in a few lines of text"
-    kind = "PHANTOMS (drawn images, no patients)" if run.synthetic else run.info["data"]["name"]
+    kind = "PHANTOMS (drawn images, no patients)" if run.synthetic else shown(run.info["data"]["name"])
     lines = [f"{kind}, {run.info['data']['images']} images; results in {run.folder}"]
     if run.smoke:
         lines.append("A SMOKE RUN with a narrow network: that it ran is all it says")
@@ -183,7 +183,7 @@ def report(
 
     typer.echo(render_report(run, output, lang=lang.value, html=html))
 
-# %% ../nbs/20_cli.ipynb #eab29773
+# %% ../nbs/20_cli.ipynb #ec090193
 @app.command()
 def check(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
@@ -193,10 +193,11 @@ def check(
         from pneumoprune.lab import check_run
 
     if faults := check_run(run):
-        raise PneumopruneError(f"{run}: " + "; ".join(faults))
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/20_cli.ipynb #25c28818
+# %% ../nbs/20_cli.ipynb #59743c89
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -225,12 +226,13 @@ def compact(
         from pneumoprune.checkpoints import compact_file
 
     def tell(step: str) -> None:
-        typer.echo(f"pneumoprune: {step}", err=True)
+        if sys.stderr.isatty():  # for one who waits; a program gets the answer, or the one line of a mistake
+            typer.echo(f"pneumoprune: {shown(step)}", err=True)
 
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
-# %% ../nbs/20_cli.ipynb #e0e5f739
+# %% ../nbs/20_cli.ipynb #e964dcc9
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -250,7 +252,7 @@ def predict(
     rows = predict_files(images, model, skip_unreadable=skip_unreadable, max_pixels=max_pixels, force=force)
     typer.echo(format_predictions(rows, json=json))
     if all("error" in row for row in rows):
-        raise typer.Exit(2)
+        raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
 # %% ../nbs/20_cli.ipynb #e9cb6af9
 @app.command()
@@ -306,7 +308,7 @@ def evaluate(
                                skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     typer.echo(dumps(assessment.report, indent=2, ensure_ascii=False) if json else format_assessment(assessment))
 
-# %% ../nbs/20_cli.ipynb #6d178b78
+# %% ../nbs/20_cli.ipynb #7db33e47
 # what the parser raises; typer may bring a click of its own, so the class is found from one that it exports
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore
 
@@ -320,13 +322,13 @@ def _mistake(error: Exception) -> str:
         text = f"{error.strerror or error}: {error.filename}; look at the path, its rights and the space left"
     else:
         text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
-    return " ".join(text.split())
+    return one_line(text)
 
-# %% ../nbs/20_cli.ipynb #90dcd90b
+# %% ../nbs/20_cli.ipynb #5dd69417
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     # a warning is a sentence to the user, who has no use for the line of code it came from
-    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(message)}\n"
     try:
         code = app(prog_name="pneumoprune", standalone_mode=False)
     except (PneumopruneError, _ClickException, OSError) as error:
