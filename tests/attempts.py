@@ -19,10 +19,7 @@ from typing import NamedTuple
 
 LOADED = (
     "pneumoprune.cli",
-    "pneumoprune.lab",
-    "pneumoprune.prediction",
     "pneumoprune.networks",
-    "pneumoprune.report",
     "onnxruntime",
     "importlib.readers",
     "PIL.PngImagePlugin",
@@ -43,11 +40,9 @@ class Ended(NamedTuple):
 class Attempts:
     "The forking process, seen from the tests"
 
-    def __init__(self, cache: Path, modules: Path | None = None):  # folder of decoded images; folder to import from
+    def __init__(self, cache: Path):  # folder of decoded images
         # of the user's machine nothing but the paths: no threads to fork, no cache of images, no width of a terminal
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PNEUMOPRUNE_CACHE": str(cache), "TQDM_DISABLE": "1"}
-        if modules:
-            environment["PYTHONPATH"] = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -71,6 +66,7 @@ class Attempts:
         *,
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
         kill_after: float | None = None,  # seconds to SIGKILL
+        modules: Path | None = None,  # a folder to import from
         limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
         file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
     ) -> Ended:
@@ -81,6 +77,7 @@ class Attempts:
                 "folder": str(folder),
                 "call": call,
                 "limit": limit,
+                "modules": str(modules or ""),
                 "file_size": file_size,
                 "out": f"{place}/out",
                 "err": f"{place}/err",
@@ -131,6 +128,7 @@ def _run(request: dict) -> int:
     arguments = [os.fsdecode(a.encode("latin-1")) for a in request["arguments"]]
     try:
         _become(request)
+        sys.path[:0] = [request["modules"]] * bool(request["modules"])
         function = getattr(import_module(module), name)
         if name == "main":
             sys.argv = ["pneumoprune", *arguments]
@@ -152,7 +150,9 @@ def _run(request: dict) -> int:
 
 def _serve() -> None:
     "The forking process itself"
-    sys.path.insert(0, str(Path(__file__).parent))
+    import warm
+
+    warm.load()
     for name in LOADED:
         import_module(name)
     replies = os.fdopen(os.dup(1), "w")

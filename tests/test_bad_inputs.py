@@ -18,16 +18,9 @@ SECONDS, MB, EVERY = 20, 1500, 7  # limits of one command; `make test` takes eve
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    "The folder of bad inputs, where other users may look, and the process that runs commands"
-    folder = tmp_path_factory.mktemp("bad")
-    for place in (folder, *list(folder.parents)[:3]):
-        if place.stat().st_uid == os.getuid():
-            place.chmod(place.stat().st_mode | 0o055)
-    made = materials(folder / "materials")
-    attempt = Attempts(cache=folder / "cache", modules=made / "good")
-    yield made, attempt
-    attempt.close()
+def world(attempt, tmp_path_factory):
+    "The folder of bad inputs, and the function that runs commands"
+    return materials(tmp_path_factory.mktemp("bad") / "materials"), attempt
 
 
 def contents(folder: Path) -> dict:
@@ -38,7 +31,9 @@ def contents(folder: Path) -> dict:
 def fault(case: Case, folder: Path, place: Path, attempt: Attempts) -> str:
     "What is wrong with the way this command ends; an empty text if nothing is"
     before = contents(folder)
-    done = attempt(case.arguments, place, limit=10 * SECONDS)  # in real time, on a busy machine
+    done = attempt(
+        case.arguments, place, modules=folder / "good", limit=10 * SECONDS
+    )  # in real time, on a busy machine
     lines = [line for line in done.err.splitlines() if not line.startswith("pneumoprune: note: ")]
     told = {
         f"exit code {done.code}": done.code != 2,
@@ -64,8 +59,7 @@ def faults(cases, world, tmp_path) -> list[str]:
     found = []
     for number, case in enumerate(cases):
         place = tmp_path / str(number)
-        place.mkdir(mode=0o777)
-        place.chmod(0o777)
+        place.mkdir()
         found.append(fault(case, folder, place, attempt))
     return [text for text in found if text]
 
