@@ -3,6 +3,10 @@
 #   make lab DATA=chest_xray.zip the same on real X-rays
 #   make test                    everything that must hold
 #   make test-hard               what takes longer: thousands of networks, whole libraries of architectures
+#   make fuzz                    random files for the readers of files, SECONDS=60 for each of six kinds
+#   make coverage                which lines notebooks and tests reach together
+#   make mutants                 whether the tests notice changed code in compaction, evaluation, pruning and slimming
+#   make audit                   known holes in the packages that are installed
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
 #   make notebooks               the chapters in JupyterLab
 PYTHON ?= python3.11
@@ -12,9 +16,11 @@ OUT    ?= results/$(if $(DATA),run,phantoms)
 ARGS   ?=
 RUN    ?= results/reference
 PART   ?=
+SECONDS ?= 60
+MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test test-hard report notebooks chapters readme constraints clean
+.PHONY: lab test test-hard fuzz coverage mutants audit report notebooks chapters readme constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -26,13 +32,40 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	@test -z "$(PART)" || test -e "$(PART)" || { echo "PART=$(PART) does not exist"; exit 2; } # nbdev-test would find nothing wrong
-	$(BIN)/nbdev-test --n-workers 2 --timing $(PART)
+	$(BIN)/python tests/warm.py $(PART) # nbdev-test, with workers that have PyTorch loaded
 	$(BIN)/pytest
 
 test-hard: export OMP_NUM_THREADS = 1
 test-hard: .venv/installed
 	$(BIN)/pytest -m hard --dist worksteal
 	PNEUMOPRUNE_EXAMPLES=1000 $(BIN)/pytest tests/test_compaction_properties.py
+
+fuzz: .venv/installed
+	$(BIN)/python -m pip install --quiet atheris==3.0.0 # for Linux and Python 3.11 to 3.13: hence no requirement of the package
+	@for kind in image zip npz network onnx run; do \
+		echo "$$kind"; $(BIN)/python tests/fuzz/fuzz.py $$kind .fuzz/$$kind -max_total_time=$(SECONDS) -rss_limit_mb=3000 \
+			-artifact_prefix=.fuzz/found-$$kind- -verbosity=0 -print_final_stats=1 || exit 2; done
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: .venv/installed
+	$(BIN)/python -m pip install --quiet coverage==7.17.5
+	rm -f .coverage*
+	$(BIN)/coverage run tests/warm.py
+	$(BIN)/coverage run -m pytest -n 0
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+
+mutants: export OMP_NUM_THREADS = 1
+mutants: .venv/installed
+	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0
+	rm -rf .mutants && mkdir .mutants && git archive HEAD | tar -x -C .mutants # mutants change the modules of a copy
+	cd .mutants && ../$(BIN)/cosmic-ray init tests/mutants.toml session.sqlite && \
+		../$(BIN)/python tests/choose_mutants.py session.sqlite $(MUTANTS) && \
+		PYTHONPATH=. ../$(BIN)/cosmic-ray exec tests/mutants.toml session.sqlite && ../$(BIN)/cr-report session.sqlite | tail -5
+
+audit: .venv/installed
+	$(BIN)/python -m pip install --quiet pip-audit==2.10.1
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 report: .venv/installed
 	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html

@@ -1041,7 +1041,7 @@ def _tried(model: nn.Module, like: torch.Tensor, example: tuple, smaller: bool) 
     for noise in map(_noises, likes):
         try:
             more, _ = _answers(model, [_native(like, batch) for batch in noise])
-        except Exception:  # the user's own code, which may raise anything
+        except Exception:  # noqa: S112 the user's own code, which may raise anything
             continue
         if all(tensor.isfinite().all() for batch in more for tensor in batch.values()):
             return [example, *noise], first + more

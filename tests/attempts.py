@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -66,6 +67,7 @@ class Attempts:
         *,
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
         kill_after: float | None = None,  # seconds to SIGKILL
+        interrupt_at: Path | None = None,  # a folder: Ctrl-C as soon as the state of a training is in it
         modules: Path | None = None,  # a folder to import from
         limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
         file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
@@ -84,8 +86,9 @@ class Attempts:
             }
             pid = self._ask(**request)["pid"]
             clock = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL)) if kill_after is not None else None
-            if clock:
-                clock.start()
+            watch = threading.Thread(target=_interrupt, args=(pid, interrupt_at), daemon=True) if interrupt_at else None
+            for thread in filter(None, (clock, watch)):
+                thread.start()
             ended = self._answer()
             if clock:
                 clock.cancel()
@@ -93,6 +96,17 @@ class Attempts:
                 Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err")
             )
             return Ended(ended["code"], *texts, ended["seconds"], ended["mb"])
+
+
+def _interrupt(pid: int, folder: Path) -> None:
+    "Ctrl-C for a process that has written the state of a training"
+    give_up = time.monotonic() + 300
+    while not any(folder.rglob("state-*")) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    try:
+        os.kill(pid, signal.SIGINT)
+    except ProcessLookupError:  # it has ended
+        pass
 
 
 def _obey_rights() -> None:

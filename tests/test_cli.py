@@ -4,10 +4,8 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
@@ -49,11 +47,6 @@ def run(*arguments):
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
-def run_alone(*arguments):
-    "The command in a process of its own, as a user starts it"
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
-
-
 def archive(folder, classes=("NORMAL", "PNEUMONIA"), patients=24):
     "A small archive of noise in the Kaggle layout"
     rng = np.random.default_rng(0)
@@ -82,15 +75,15 @@ def refused(done, *words):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(attempt, tmp_path_factory):
     "A finished run on a small archive, two images of which cannot be read"
     folder = tmp_path_factory.mktemp("lab")
     data = archive(folder / "chest_xray")
     for name in BROKEN:
         (data / name).write_bytes((data / name).read_bytes()[:200])
-    done = run_alone("lab", "--data", data, "--out", folder / "run", *QUICK)
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    ended = attempt(["lab", "--data", data, "--out", folder / "run", *QUICK], folder, limit=600)
+    assert ended.code == 0, ended.err
+    return folder, ended
 
 
 def test_lab_writes_the_run_folder_and_says_what_it_found(finished):
@@ -98,8 +91,8 @@ def test_lab_writes_the_run_folder_and_says_what_it_found(finished):
     names = {"run.json", "history.csv", "predictions.csv", "latency.csv", "summary.json", "pruning.csv", "rounds.csv",
              "amounts.csv", "models"}
     assert names <= {p.name for p in (folder / "run").iterdir()}
-    assert all(name in done.stdout for name in ("original", "masked", "compacted", "slim-int8"))
-    assert "SMOKE RUN" in done.stdout and "pneumoprune report" in done.stdout
+    assert all(name in done.out for name in ("original", "masked", "compacted", "slim-int8"))
+    assert "SMOKE RUN" in done.out and "pneumoprune report" in done.out
     info = read_json(folder / "run/run.json")
     assert info["data"]["counts"]["test"] == {"NORMAL": 8, "PNEUMONIA": 7} and not info["data"]["synthetic"]
     assert {"original", "masked", "compacted", "slim", "slim-int8", "evaluate"} <= info["seconds"].keys()
@@ -110,7 +103,7 @@ def test_a_finished_run_is_told_again_and_as_json(finished, monkeypatch):
     monkeypatch.chdir(folder)
     shutil.copytree("run", "my run")
     again = run("lab", "--data", "chest_xray", "--out", "my run", *QUICK)
-    assert again.stdout.splitlines()[1:-1] == done.stdout.splitlines()[1:-1]
+    assert again.stdout.splitlines()[1:-1] == done.out.splitlines()[1:-1]
     assert again.stdout.splitlines()[-1] == "as a report: pneumoprune report 'my run'"
     told = json.loads(run("lab", "--data", "chest_xray", "--out", "my run", *QUICK, "--json").stdout)
     assert told["folder"] == "my run" and told["smoke"] and not told["synthetic"]
@@ -183,20 +176,11 @@ def test_mistakes_in_the_options(tmp_path):
     assert not out.exists()
 
 
-def test_interrupted_lab_says_how_to_go_on(tmp_path):
+def test_interrupted_lab_says_how_to_go_on(attempt, tmp_path):
     "Ctrl-C after the first epoch: one line, exit code 130, the epoch kept (resuming it: test_training)"
-    arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--limit", "60", "--out", str(tmp_path / "run")]
-    lab = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
-    )
-    state = tmp_path / "run" / "checkpoints" / "original" / "state-1.safetensors"
-    give_up = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < give_up:
-        time.sleep(0.05)
-    lab.send_signal(signal.SIGINT)
-    _, said = lab.communicate(timeout=60)
-    assert lab.returncode == 130 and "give the same command again" in said and "Traceback" not in said, said
+    arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--limit", "60", "--out", tmp_path / "run"]
+    ended = attempt(arguments, tmp_path, interrupt_at=tmp_path / "run", limit=300)
+    assert ended.code == 130 and "give the same command again" in ended.err and "Traceback" not in ended.err, ended.err
 
 
 def test_wrong_files_and_devices_get_one_line(tmp_path):
@@ -234,7 +218,8 @@ def test_a_file_name_that_the_terminal_cannot_write_is_told_by_numbers(tmp_path)
 
 
 def test_version():
-    assert run_alone("--version").stdout == f"pneumoprune {version('pneumoprune')}\n"
+    told = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True).stdout
+    assert told == f"pneumoprune {version('pneumoprune')}\n"
 
 
 def test_files_have_the_rights_that_files_have_here(tmp_path):
