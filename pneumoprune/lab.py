@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'evaluate_stage', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/18_lab.ipynb #3cf6d249
+# %% ../nbs/18_lab.ipynb #6a06a420
 import copy
 import json
 import logging
@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -37,11 +37,11 @@ from torch import nn
 from torch.nn.utils import prune
 from tqdm.auto import tqdm
 
-from . import __version__, benchmark, core, quantization
+from . import __version__, benchmark, core, data, quantization
 from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
 from .compaction import compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
-from .data import CLASSES, SPLITS, XRays, check_size, find_duplicates, load_xrays, split_validation
+from .data import CLASSES, SPLITS, XRays, load_labelled, load_xrays, split_validation
 from .evaluation import choose_threshold
 from .guard import add_guard, fit_guard, other_images
 from .networks import load_network, save_network
@@ -103,7 +103,7 @@ def _with_training(settings: LabSettings, epochs: int, **changes) -> LabSettings
     return replace(settings, slim=slimming, original=replace(settings.original, epochs=epochs, **changes),
                    masked=replace(settings.masked, epochs=epochs, **changes))
 
-# %% ../nbs/18_lab.ipynb #49cf134c
+# %% ../nbs/18_lab.ipynb #bcdaa973
 def lab_settings(
     *,
     epochs: int | None = None,  # of the original, and of all fine-tuning together; None: 25, phantoms 10, quick 4
@@ -119,7 +119,7 @@ def lab_settings(
     "The settings behind the command line's options; `PneumopruneError` where one is out of range"
     epochs = (4 if quick else 10 if synthetic else 25) if epochs is None else epochs
     size = (96 if synthetic else 224) if size is None else size
-    check_size(size)
+    data.check_size(size)
     for name, number in (("seed", seed), ("epochs", epochs), ("limit", 40 if limit is None else limit)):
         check_count(number, name, 0)
     if check_count(seeds, "seeds") > 100:
@@ -128,7 +128,7 @@ def lab_settings(
         if budget is not None and not 0 < core.as_number(budget) < float("inf"):
             raise PneumopruneError(f"{name} is {budget}; give a number above 0, or leave it out")
     if epochs < 1 or (limit is not None and limit < 40):
-        raise PneumopruneError("a run needs at least 1 epoch (--epochs) and, if limited, at least 40 X-rays (--limit)")
+        raise PneumopruneError("a run needs at least 1 epoch, and at least 40 X-rays; give --epochs or --limit more")
     settings = LabSettings(size=size, seed=seed, seeds=seeds, limit=limit, rounds=min(2 if quick else 5, epochs))
     settings = replace(settings, slim=replace(settings.slim, **budgets))
     settings = _for_phantoms(settings) if synthetic else settings
@@ -160,7 +160,7 @@ def _limited(xrays: XRays, limit: int | None, seed: int) -> XRays:
                 keep |= (xrays.patients == patient) & (xrays.split == split)
     return xrays.take(keep)
 
-# %% ../nbs/18_lab.ipynb #ef2d9cf5
+# %% ../nbs/18_lab.ipynb #be3db8b8
 _LEAVES = {  # what a stage leaves, in the order of the stages
     "original": ("models/original.safetensors", "history.csv"),
     "masked": ("models/masked.safetensors", "pruning.csv", "history.csv"),
@@ -168,7 +168,8 @@ _LEAVES = {  # what a stage leaves, in the order of the stages
     "slim": ("models/slim.safetensors", "rounds.csv", "history.csv"),
     "slim-int8": ("models/original.onnx", "models/slim.onnx", "models/slim-int8.onnx"),
     "predictions": ("predictions.csv", "models/slim.onnx", "models/slim-int8.onnx"),  # these two get their thresholds
-    "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "guard.csv", "summary.json"),
+    "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "guard.csv", "external.csv",
+                 "summary.json"),
     "sensitivity": ("sensitivity.csv",),
     "amounts": ("amounts.csv",),
 }
@@ -176,6 +177,7 @@ _NEEDS = {  # from what a stage makes it
     "masked": ["original"], "compacted": ["masked"], "slim": ["original", "compacted"], "slim-int8": ["slim"],
     "predictions": ["slim-int8"], "evaluate": ["predictions"], "sensitivity": ["original"], "amounts": ["original"],
 }
+_PERHAPS = ("external.csv",)  # where a table tells more of the other hospital's images
 _ONCE = ("sensitivity", "amounts", "evaluate", "models/original.onnx")  # stages and files of the first chain alone
 
 
@@ -189,7 +191,7 @@ def _place(folder: Path, number: int) -> Path:
     "The folder of the chain with this number"
     return folder / f"seed-{number}" if number else folder
 
-# %% ../nbs/18_lab.ipynb #cbf7c2a3
+# %% ../nbs/18_lab.ipynb #abb5e7b1
 def _data_description(xrays: XRays) -> dict:
     "What run.json says of the X-rays"
     counts, patients, duplicates = {}, {}, {}
@@ -197,7 +199,7 @@ def _data_description(xrays: XRays) -> dict:
         part = xrays.part(split)
         counts[split] = {name: int((part.labels == label).sum()) for label, name in enumerate(CLASSES)}
         patients[split] = len(np.unique(part.patients))
-        duplicates[split] = len(find_duplicates(part))
+        duplicates[split] = len(data.find_duplicates(part))
     return {
         "name": xrays.source, "fingerprint": xrays.fingerprint, "synthetic": xrays.synthetic, "size": xrays.size,
         "images": len(xrays), "counts": counts, "patients": patients, "duplicate_groups": duplicates,
@@ -273,7 +275,7 @@ def _as_grown(theirs: dict, mine: dict) -> dict:
         settings = settings | {"seeds": mine["settings"]["seeds"]}
     return theirs | {"settings": settings, "external": theirs["external"] or mine["external"]}
 
-# %% ../nbs/18_lab.ipynb #bde378df
+# %% ../nbs/18_lab.ipynb #a6ec0029
 def _same_run(folder: Path, mine: dict) -> dict:
     "The content of run.json; `PneumopruneError` if it is of another run than `mine`"
     info = read_json(folder / "run.json")
@@ -283,8 +285,9 @@ def _same_run(folder: Path, mine: dict) -> dict:
         old, new = ((about or {}).get("name") for about in (theirs["external"], mine["external"]))
         differences.append(f"external: {old} → {new}")
     if differences:
+        more = [f"and {len(differences) - 6} more"] if len(differences) > 6 else []
         raise PneumopruneError(
-            f"{folder} holds another run ({'; '.join(differences)}); give another folder with --out, "
+            f"{folder} holds another run ({'; '.join(differences[:6] + more)}); give another folder with --out, "
             "the same settings, or delete it"
         )
     return info
@@ -410,13 +413,14 @@ def _void(lab: Lab, names: list[str]) -> None:
         for folder in lab.checkpoints("").glob(_TRAINED_IN.get(name, "no training")):
             shutil.rmtree(folder)
 
-# %% ../nbs/18_lab.ipynb #bc94e1ac
+# %% ../nbs/18_lab.ipynb #a556f8a0
 def _record_files(lab: Lab, name: str) -> None:
     "Record the files of a finished stage with their SHA-256, in run.json"
     leaves, stages = _leaves(lab.number), lab.info["stages"]
     before = lab.info["struck"].pop(name, {})
     later = list(leaves)[list(leaves).index(name) + 1 :]
-    made = {file: sha256(lab.folder / file) for file in leaves[name]}
+    made = {file: sha256(lab.folder / file) for file in leaves[name]
+            if file not in _PERHAPS or (lab.folder / file).exists()}
     if any(made.get(file) != digest for file, digest in before.items()):
         _void(lab, _made_from(name))
     for other in later:  # what a later stage has written belongs to it
@@ -593,7 +597,7 @@ def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
         "methods": report.methods.to_dict("index"),
     })
 
-# %% ../nbs/18_lab.ipynb #41e84865
+# %% ../nbs/18_lab.ipynb #269e1878
 def _networks(lab: Lab) -> dict[str, nn.Module]:
     "The networks of a chain, from their files, by name"
     readers = {"original": load_masked, "masked": load_masked, "compacted": load_network, "slim": _read_slim}
@@ -605,7 +609,7 @@ def _parts(lab: Lab) -> dict[str, XRays]:
     shifts = shift_suite(lab.xrays.part("val"), seed=lab.run.seed)
     parts = {"test": lab.xrays.part("test")}
     parts |= {"val" if kind == "clean" else f"val-{kind}": part for kind, part in shifts.items()}
-    return parts | ({"external": lab.external} if lab.external else {})
+    return parts if lab.external is None else parts | {"external": lab.external}
 
 # %% ../nbs/18_lab.ipynb #06b1004e
 def _predictions(lab: Lab, models: dict[str, nn.Module]) -> pd.DataFrame:
@@ -733,13 +737,15 @@ def _guarded(lab: Lab) -> dict:
     return {"refused": refused.groupby("split")["refused"].mean().to_dict(),
             "others": refused[refused["split"] == "other"].groupby("name")["refused"].mean().to_dict()}
 
-# %% ../nbs/18_lab.ipynb #ef68c110
+# %% ../nbs/18_lab.ipynb #1bb598a6
 def evaluate_stage(lab: Lab) -> None:
-    "Write predictions.csv of all seeds, latency.csv, inference.csv and summary.json"
+    "Write predictions.csv of all seeds, external.csv, latency.csv, inference.csv, guard.csv and summary.json"
     models, table = _networks(lab), _gathered(lab)
     lab.info["gathered"] = _gathered_from(lab.out, lab.run.seeds)
     lab.release("predictions.csv")
     write_csv(lab.folder / "predictions.csv", table)
+    if lab.external is not None and lab.external.columns is not None:
+        write_csv(lab.folder / "external.csv", lab.external.columns.assign(name=lab.external.names))
     summary = summarise(pd.read_csv(lab.folder / "predictions.csv"), resamples=lab.settings.resamples)
     times, whole = _measured(lab, models)
     one = _own(times[times["threads"] == 1]).groupby(["model", "batch"])["milliseconds"].median()
@@ -777,7 +783,11 @@ def amounts_stage(lab: Lab, original: nn.Module) -> None:
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
     write_csv(lab.folder / "amounts.csv", table.reset_index())
 
-# %% ../nbs/18_lab.ipynb #886550b3
+# %% ../nbs/18_lab.ipynb #4a2ac920
+Table = str | Path | None  # CSV table of the images in a source: its name in there, or a path
+Columns = Mapping[str, str] | None  # 'path', 'label', 'patient', 'split' -> the name of its column
+
+
 def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **reading) -> XRays:
     "The X-rays of a run, split into train, val and test"
     if data is None:
@@ -789,13 +799,15 @@ def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **
     return _limited(xrays, settings.limit, settings.seed)
 
 
-def _load_external(source: str | Path | None, settings: LabSettings, **reading) -> XRays | None:
-    "The images of another hospital, if there are any"
-    if source is None:
-        return None
-    from pneumoprune.data import load_labelled
-
-    return load_labelled(source, settings.size, **reading)
+def _load_both(
+    data: str | Path | None, external: str | Path | None, settings: LabSettings, phantom_count: int, *,
+    table: Table, columns: Columns, external_table: Table, external_columns: Columns, **reading
+) -> tuple[XRays, XRays | None]:
+    "The X-rays of a run, and the images of another hospital, if there are any"
+    xrays = _load(data, settings, phantom_count, table=table, columns=columns, **reading)
+    if external is None:
+        return xrays, None
+    return xrays, load_labelled(external, settings.size, table=external_table, columns=external_columns, **reading)
 
 # %% ../nbs/18_lab.ipynb #64193ba2
 def _run_chain(lab: Lab) -> None:
@@ -996,7 +1008,7 @@ def _make(jobs: int, *run: Any) -> None:
     if failures:
         raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
 
-# %% ../nbs/18_lab.ipynb #53034ae0
+# %% ../nbs/18_lab.ipynb #812ea8c0
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -1006,21 +1018,27 @@ def run_lab(
     jobs: int = 1,  # seeds at a time, each in a process of its own if more than 1
     skip_unreadable: bool = False,  # go on without images that can't be read, and record them
     max_pixels: int = core.MAX_PIXELS,  # of an image; larger ones are not decoded
+    table: Table = None,  # of `load_xrays`
+    columns: Columns = None,  # of `load_xrays`
+    external_table: Table = None,  # of `load_labelled`
+    external_columns: Columns = None,  # of `load_labelled`
     phantom_count: int = 600,  # how many phantoms are drawn without data
 ) -> Run:
     "The whole experiment; what is finished in `out` is not done again"
     settings, out, jobs = settings or LabSettings(), Path(out), check_count(jobs, "jobs")
     _check_device(settings.original.device)
     _refuse_foreign(out)
-    reading = {"skip_unreadable": skip_unreadable, "max_pixels": max_pixels}
-    xrays, elsewhere = _load(data, settings, phantom_count, **reading), _load_external(external, settings, **reading)
+    xrays, elsewhere = _load_both(
+        data, external, settings, phantom_count, table=table, columns=columns, external_table=external_table,
+        external_columns=external_columns, skip_unreadable=skip_unreadable, max_pixels=max_pixels,
+    )
     if not _all_is_finished(out, settings, xrays, elsewhere):
         with _only_one(out):
             Lab(xrays, settings, out, 0, elsewhere).record(jobs=jobs)
             _make(jobs, xrays, settings, out, elsewhere)
     return load_run(out)
 
-# %% ../nbs/18_lab.ipynb #71f1a9fa
+# %% ../nbs/18_lab.ipynb #b40262ca
 def run_seed(
     data: str | Path | None,  # as `run_lab`
     out: str | Path,  # run folder, the same for all seeds
@@ -1028,17 +1046,17 @@ def run_seed(
     number: int,  # of the chain, 0 to `settings.seeds` - 1
     *,
     external: str | Path | None = None,  # as `run_lab`
-    skip_unreadable: bool = False,
-    max_pixels: int = core.MAX_PIXELS,
     phantom_count: int = 600,
+    **reading: Any,  # skip_unreadable, max_pixels, table, columns, external_table, external_columns: as `run_lab`
 ) -> Path:  # the folder of the chain
     "One chain of a run, for itself; `run_lab` with the same settings concludes the run when all are there"
     if check_count(number, "the seed to make", 0) >= settings.seeds:
         last = settings.seeds - 1
         raise PneumopruneError(f"the seed to make is {number}; the run has the seeds 0 to {last} (--seeds)")
     _check_device(settings.original.device)
-    reading, out = {"skip_unreadable": skip_unreadable, "max_pixels": max_pixels}, Path(out)
-    xrays, elsewhere = _load(data, settings, phantom_count, **reading), _load_external(external, settings, **reading)
+    nothing: dict[str, Any] = dict.fromkeys(("table", "columns", "external_table", "external_columns"))
+    xrays, elsewhere = _load_both(data, external, settings, phantom_count, **(nothing | reading))
+    out = Path(out)
     if not _is_finished(_place(out, number), _identity(settings, xrays, elsewhere, number), *_ONCE):
         with _only_one(_place(out, number)):
             _run_chain(Lab(xrays, settings, out, number, elsewhere))
