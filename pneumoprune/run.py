@@ -192,7 +192,7 @@ def _checked(path: Path, keys: dict[str, type], part: str = "") -> dict:
             raise PneumopruneError(f"{path}: {within} lacks {key!r}; restore the file or run the lab again")
     return found
 
-# %% ../nbs/05_run.ipynb #e60d269f
+# %% ../nbs/05_run.ipynb #9789bb17
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
@@ -203,7 +203,7 @@ def load_run(
     others = [Run(path, _checked(path / "run.json", {"settings": dict}), summary={}, **_tables(path, ("history",)))
               for path in _seed_folders(folder)]
     run = Run(folder, info, summary=summary, seeds=tuple(others), **_tables(folder, _REQUIRED))
-    if lost := [name for name in run.models or MODELS[:1] if name not in run.predictions]:
+    if lost := [name for name in run.models or ["any network"] if name not in run.predictions]:
         raise PneumopruneError(f"{folder}: predictions.csv and summary.json do not both tell of {lost[0]!r}; run "
                                f"`pneumoprune lab --out {folder}` again")
     return run
