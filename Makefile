@@ -12,7 +12,7 @@ OUT    ?= results/$(if $(DATA),run,phantoms)
 ARGS   ?=
 RUN    ?= results/reference
 PART   ?=
-CHAPTERS := $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
+CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
 .PHONY: lab test test-hard report notebooks chapters readme constraints clean
 

@@ -1,6 +1,6 @@
 """Package metadata comes from settings.ini, the one place where it is written."""
+import json
 import re
-import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-BOOK = ("_quarto*.yml", "index.qmd", "nbs/**/*.ipynb", "report/strip_directives.py", "report/*.typ")
+REPORT = ("_quarto.yml", "_quarto-en.yml", "_quarto-ru.yml", "index.ipynb", "nbs/findings/**/*.*", "report/*.typ")
 
 parser = ConfigParser(delimiters=["="])
 parser.read(HERE / "settings.ini", encoding="utf-8")
@@ -21,16 +21,27 @@ def requirements(words: str) -> list[str]:
     return [re.sub(r"^(?=\[)", NAME, word) for word in words.split()]
 
 
-class BuildWithBook(build_py):
-    "The modules, and the chapters beside them, so that an installed `pneumoprune report` needs no checkout"
+def without_outputs(notebook: str) -> str:
+    "A notebook as it is before it was executed"
+    found = json.loads(notebook)
+    for cell in found["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(found, ensure_ascii=False)
+
+
+class BuildWithReport(build_py):
+    "The modules, and the notebooks of findings beside them, so that an installed report needs no checkout"
 
     def run(self):
         super().run()
-        if not self.editable_mode:
-            for source in (path for pattern in BOOK for path in HERE.glob(pattern)):
-                target = Path(self.build_lib, NAME, "book", source.relative_to(HERE))
-                self.mkpath(str(target.parent))
-                shutil.copyfile(source, target)
+        if self.editable_mode:
+            return
+        for source in (path for pattern in REPORT for path in HERE.glob(pattern)):
+            target = Path(self.build_lib, NAME, "book", source.relative_to(HERE))
+            self.mkpath(str(target.parent))
+            text = source.read_text(encoding="utf-8")
+            target.write_text(without_outputs(text) if source.suffix == ".ipynb" else text, encoding="utf-8")
 
 
 setup(
@@ -76,5 +87,5 @@ setup(
         "console_scripts": config["console_scripts"].split(),
         "nbdev": [f"{NAME}={config['lib_path']}._modidx:d"],
     },
-    cmdclass={"build_py": BuildWithBook},
+    cmdclass={"build_py": BuildWithReport},
 )

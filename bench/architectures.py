@@ -82,7 +82,8 @@ def networks(every: bool = False) -> list[tuple[str, str, str]]:
 
 def code() -> str:
     "Fingerprint of the code that is tried: rows of other code are made anew"
-    files = [HERE.parent / "pneumoprune" / f"{name}.py" for name in ("alexnet", "channels", "graph", "cut", "compaction")]
+    names = "alexnet", "channels", "graph", "cut", "compaction"
+    files = [HERE.parent / "pneumoprune" / f"{name}.py" for name in names]
     return hashlib.sha256(b"".join(file.read_bytes() for file in [*files, Path(__file__)])).hexdigest()[:12]
 
 

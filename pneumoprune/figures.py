@@ -6,7 +6,7 @@
 __all__ = ['FigureError', 'curves', 'confusion_matrices', 'roc_and_pr', 'calibration', 'latency_plot', 'sizes', 'channels',
            'sensitivity_map', 'widths', 'tradeoff', 'forest', 'scores', 'flow']
 
-# %% ../nbs/07_figures.ipynb #198fc6b6
+# %% ../nbs/07_figures.ipynb #2b825131
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,24 +15,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from sklearn.metrics import (
-    ConfusionMatrixDisplay,
-    PrecisionRecallDisplay,
-    RocCurveDisplay,
-    precision_recall_curve,
-    roc_curve,
-)
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay, precision_recall_curve, roc_curve
 
 from .core import PneumopruneError, model_colors
 from .evaluation import calibration_curve, confusion
-from .phrases import language, number, plain, say, significant, use_language
+from .phrases import judged, language, number, plain, say, seed_count, significant, use_language
 from .run import KINDS, Run, image_sides, kinds, prunings
 
-# %% ../nbs/07_figures.ipynb #7ff5e950
+# %% ../nbs/07_figures.ipynb #9944411a
 class FigureError(PneumopruneError):
     "A figure or table that this run cannot give, and what it lacks"
 
@@ -46,10 +41,18 @@ def _canvas(
 ) -> tuple[Figure, np.ndarray]:  # the figure, its axes (rows, columns)
     "A figure that pyplot does not know of, so a notebook shows it only once, and its axes"
     figure = Figure(figsize=size, layout="constrained")
-    if run.synthetic:
-        words = say("phantoms, no patients")
+    marks = {"smoke run": run.smoke, "phantoms, no patients": run.synthetic}
+    if any(marks.values()):
+        words = "; ".join(say(mark) for mark, told in marks.items() if told)
         figure.suptitle(words, x=0.995, ha="right", fontsize=7, style="italic", color="#a04000")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+# %% ../nbs/07_figures.ipynb #df14e9cb
+def _ink(ground) -> str:
+    "Black or white, by the luminance of the ground (WCAG 2.2)"
+    channels = np.array(to_rgb(ground))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
 
 # %% ../nbs/07_figures.ipynb #f54a91d1
 def _panel_for_each(run: Run, height: float, **shared) -> tuple[Figure, np.ndarray, dict[str, Axes]]:
@@ -129,14 +132,20 @@ def _fences(values: np.ndarray) -> tuple[float, float]:
     margin = 0.06 * (np.ptp(kept) or 1)
     return kept.min() - margin, kept.max() + margin
 
-# %% ../nbs/07_figures.ipynb #99114c49
+# %% ../nbs/07_figures.ipynb #e1c52e00
 _PRUNED = {"color": "#333333", "linewidth": 0.8, "linestyle": "--"}
-_LARGER = {"color": "#bbbbbb", "linewidth": 0.8}
+_LARGER = {"color": "#999999", "linewidth": 0.9, "linestyle": ":"}
 _TRAINING = {"color": "#888888", "linewidth": 1}
+_SEED: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.45}
 
 
-def _learning(ax: Axes, run: Run, name: str, train: np.ndarray, validation: np.ndarray) -> None:
-    "One network's curves, with its prunings and the epochs from which its training images are larger"
+def _learning(ax: Axes, run: Run, name: str, quantity: str, factor: float) -> None:
+    "One network's curves, with its prunings and the epochs from which its training images grow; thin: other seeds"
+    for seed in run.seeds:
+        own = seed.history[seed.history["model"] == name]
+        ax.plot(own["epoch"], factor * own[f"val_{quantity}"], color=model_colors[name], **_SEED)
+    own = run.history[run.history["model"] == name]
+    train, validation = (factor * own[f"{part}_{quantity}"].to_numpy() for part in ("train", "val"))
     for epoch in prunings(run, name):
         ax.axvline(epoch - 0.5, **_PRUNED)
     for before in np.flatnonzero(np.diff(image_sides(run, name)) > 0):
@@ -145,28 +154,30 @@ def _learning(ax: Axes, run: Run, name: str, train: np.ndarray, validation: np.n
     ax.plot(epochs, train, **_TRAINING)
     ax.plot(epochs, validation, color=model_colors[name], linewidth=1.6, marker="." if len(train) < 4 else None)
 
-# %% ../nbs/07_figures.ipynb #70a3fee2
-def _first_value_outside(ax: Axes, name: str, value: float, digits: int) -> None:
+# %% ../nbs/07_figures.ipynb #381a24d1
+def _first_value_outside(ax: Axes, value: float, digits: int) -> None:
     "The first value of a curve, written at the edge that it lies beyond"
     low, high = ax.get_ylim()
     if low <= value <= high:
         return
     edge, arrow, va = (0.98, "↑", "top") if value > high else (0.02, "↓", "bottom")
     words = f"{arrow} {say('epoch')} 1: {number(value, digits)}"
-    ax.annotate(words, (0.2, edge), xycoords="axes fraction", va=va, fontsize=7.5, color=model_colors[name])
+    ax.annotate(words, (0.2, edge), xycoords="axes fraction", va=va, fontsize=7.5)
 
-# %% ../nbs/07_figures.ipynb #94c2ec13
+# %% ../nbs/07_figures.ipynb #6c35e367
 def _curve_legend(run: Run) -> dict[str, dict]:
     "The lines of the learning curves, as far as the run has them"
     entries = {say("training"): _TRAINING}
     entries[say("validation (in colour)")] = {"color": model_colors[run.trained[0]], "linewidth": 1.6}
+    if run.seeds:
+        entries[say("other seeds")] = {"color": model_colors[run.trained[0]], **_SEED}
     if "masked" in run.trained:
         entries[say("pruning")] = _PRUNED
     if any(len(set(image_sides(run, name))) > 1 for name in run.trained):
         entries[say("larger images from here")] = _LARGER
     return entries
 
-# %% ../nbs/07_figures.ipynb #4acd611e
+# %% ../nbs/07_figures.ipynb #65b94564
 _QUANTITIES = (("loss", 1, 2, "loss (nats)"), ("accuracy", 100, 0, "accuracy (%)"))
 
 
@@ -183,10 +194,8 @@ def curves(
         row[0].set_ylabel(say(label))
         _plain_numbers(row[0].yaxis)
         for ax, name in zip(row, names):
-            own = history[history["model"] == name]
-            train, validation = (factor * own[f"{part}_{quantity}"].to_numpy() for part in ("train", "val"))
-            _learning(ax, run, name, train, validation)
-            _first_value_outside(ax, name, validation[0], digits)
+            _learning(ax, run, name, quantity, factor)
+            _first_value_outside(ax, ax.lines[-1].get_ydata()[0], digits)
     for (upper, lower), name in zip(axes.T, names):
         upper.set_title(name)
         lower.set_xlabel(say("epoch"))
@@ -205,21 +214,22 @@ def _classes() -> list[str]:
     "The two classes, negative first"
     return [say("normal"), say("pneumonia")]
 
-# %% ../nbs/07_figures.ipynb #fffd6b11
-def _matrix(ax: Axes, counts: np.ndarray, color: str) -> None:
+# %% ../nbs/07_figures.ipynb #8cbdff17
+_SHADES = sns.light_palette("#2f4b6e", as_cmap=True)  # no network's colour: one scale for all of them
+
+
+def _matrix(ax: Axes, counts: np.ndarray) -> None:
     "A confusion matrix (2, 2): shades and percentages by the row's share"
     shares = counts / counts.sum(1, keepdims=True)
-    shade = {"cmap": sns.light_palette(color, as_cmap=True), "im_kw": {"vmin": 0, "vmax": 1.15}}
-    display = ConfusionMatrixDisplay(shares, display_labels=_classes()).plot(ax=ax, colorbar=False, **shade)
-    for text, count, share in zip(display.text_.flat, counts.flat, shares.flat):
-        text.set(text=f"{count}\n{number(100 * share, 1)} %", color="white" if share > 0.6 else "#222222")
+    texts = [f"{count}\n{number(100 * share, 1)} %" for count, share in zip(counts.flat, shares.flat)]
+    sns.heatmap(shares, annot=np.reshape(texts, (2, 2)), fmt="", ax=ax, cmap=_SHADES, vmin=0, vmax=1, cbar=False,
+                square=True, xticklabels=_classes(), yticklabels=_classes())
+    for text, share in zip(ax.texts, shares.flat):
+        text.set_color(_ink(_SHADES(share)[:3]))
     ax.tick_params(length=0, labelsize=8)
-    ax.tick_params(axis="y", rotation=90)
-    ax.set_yticks(ax.get_yticks(), [label.get_text() for label in ax.get_yticklabels()], va="center")
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    ax.set_yticks(ax.get_yticks(), _classes(), rotation=90, va="center")
 
-# %% ../nbs/07_figures.ipynb #a8d6361c
+# %% ../nbs/07_figures.ipynb #b4a143de
 def confusion_matrices(
     run: Run,
 ) -> Figure:
@@ -227,9 +237,9 @@ def confusion_matrices(
     figure, axes, panels = _panel_for_each(run, 2.2)
     for name, ax in panels.items():
         counts = confusion(*_scores(run, name), run.summary["models"][name]["threshold"])
-        _matrix(ax, counts, model_colors[name])
+        _matrix(ax, counts)
         ax.set_title(f"{name}\n{say('accuracy')} {number(np.trace(counts) / counts.sum())}", fontsize=9)
-        ax.set(xlabel=say("predicted"), ylabel=say("reference standard") if ax in axes[:, 0] else "")
+        ax.set(xlabel=say("predicted"), ylabel=say("reference label") if ax in axes[:, 0] else "")
     return figure
 
 # %% ../nbs/07_figures.ipynb #3357b761
@@ -409,7 +419,7 @@ def channels(
     figure.legend(loc="outside lower center", ncols=min(5, len(rounds)), fontsize=7.5, columnspacing=1)
     return figure
 
-# %% ../nbs/07_figures.ipynb #cc79e9a9
+# %% ../nbs/07_figures.ipynb #69963d3c
 def sensitivity_map(
     run: Run,  # `FigureError` if sensitivity was not measured
 ) -> Figure:
@@ -420,6 +430,8 @@ def sensitivity_map(
     figure, ((ax,),) = _canvas(run, (6.4, 0.9 + 0.28 * len(wide)))
     sns.heatmap(wide, annot=wide.map(number), fmt="", ax=ax, cmap="cividis", cbar=False, linewidths=0.5,
                 annot_kws={"fontsize": 8})
+    for text, value in zip(ax.texts, wide.to_numpy().flat):
+        text.set_color(_ink(ax.collections[0].to_rgba(value)[:3]))
     ax.set(xlabel=say("share of input channels masked (%)"), ylabel=say("layer"))
     ax.tick_params(length=0)
     return figure
@@ -484,46 +496,52 @@ def tradeoff(
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/07_figures.ipynb #f7ecf49e
+# %% ../nbs/07_figures.ipynb #b21c5dc0
 _DIFFERENCES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
-_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+_GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no line goes through a word
+_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5, "bbox": _GROUND}
 
 
-def _intervals(ax: Axes, judged: dict[str, dict]) -> None:
-    "An interval with its verdict for each network, in percentage points, beside zero and the margin"
-    margin = 100 * next(iter(judged.values()))["margin"]
+def _intervals(ax: Axes, verdicts: dict[str, dict], seeds: dict[str, list[float]]) -> None:
+    "An interval with its verdict for each network, in points, beside zero and the margin; a dot for each seed"
+    margin = 100 * next(iter(verdicts.values()))["margin"]
     ax.axvline(0, color="#666666", linewidth=0.8)
     ax.axvline(-margin, color="#c00000", linewidth=1, linestyle="--")
-    for place, (name, result) in enumerate(judged.items()):
+    for place, (name, result) in enumerate(verdicts.items()):
+        each = [100 * difference for difference in seeds.get(name, ())]
+        ax.plot(each, [place + 0.18] * len(each), "o", color=model_colors[name], markersize=3, alpha=0.5)
         low, middle, high = (100 * result[key] for key in ("low", "difference", "high"))
         reach = [[middle - low], [high - middle]]
         ax.errorbar(middle, place, xerr=reach, fmt="s", color=model_colors[name], markersize=5)
         ax.annotate(say(result["verdict"]), (middle, place), (0, 5), **_ABOVE)
     words = f"{say('margin')} {number(-margin, 1)}"
     beside: dict[str, Any] = _ABOVE | {"ha": "left", "color": "#c00000"}
-    ax.annotate(words, (-margin, len(judged) - 0.45), (3, 3), **beside)
+    ax.annotate(words, (-margin, len(verdicts) - 0.45), (3, 3), **beside)
     ax.margins(x=0.15)
     _plain_numbers(ax.xaxis)
 
-# %% ../nbs/07_figures.ipynb #668ef862
+# %% ../nbs/07_figures.ipynb #2b5e8cc6
 def forest(
     run: Run,  # `FigureError` if it has one network only
 ) -> Figure:
-    "Differences to the first network with 95 % intervals, margins and verdicts, for accuracy and AUC"
+    """Differences to the first network with 95 % intervals, margins and verdicts, for accuracy and AUC; over patients
+    and seeds, where the run has several seeds"""
     comparisons = run.summary["comparisons"]
     if not comparisons:
         raise FigureError("this run has one network only, so there is nothing to compare")
     names = [name for name in run.models if name in comparisons]
+    over = run.summary["seeds"]["comparisons"] if seed_count(run) > 1 else {}
     figure, axes = _canvas(run, (6.4, 1.2 + 0.4 * len(names)), 1, 2, sharey=True)
     for ax, (metric, label) in zip(axes[0], _DIFFERENCES.items()):
-        _intervals(ax, {name: comparisons[name]["noninferiority"][metric] for name in names})
+        each = {name: comparison["each"][metric] for name, comparison in over.items()}
+        _intervals(ax, {name: judged(run, name)[metric] for name in names}, each)
         _rows(ax, names)
         ax.set(xlabel=say(label))
     return figure
 
-# %% ../nbs/07_figures.ipynb #4505c7ef
-_KIND_LINE: dict[str, dict[str, Any]] = dict(zip(KINDS, (
-    {"color": "#0072B2"}, {"color": "#D55E00"}, {"color": "#009E73", "linestyle": "--"}, {"color": "#D55E00"},
+# %% ../nbs/07_figures.ipynb #0b1a925b
+_KIND_LINE: dict[str, dict[str, Any]] = dict(zip(KINDS, (  # colours that are no network's
+    {"color": "#6b6b6b"}, {"color": "#8b1a1a"}, {"color": "#8b1a1a", "linestyle": "--"}, {"color": "#8b1a1a"},
 )))
 _THRESHOLD: dict[str, Any] = {"color": "#444444", "linewidth": 0.9, "linestyle": ":"}
 
@@ -560,7 +578,7 @@ def _box(ax: Axes, x: float, y: float, *lines: str, under: Annotation | None = N
         ax.annotate("", (x, y), under.xy, arrowprops=arrow | patches)
     return box
 
-# %% ../nbs/07_figures.ipynb #ae22ddc7
+# %% ../nbs/07_figures.ipynb #17449ab4
 def _counted(counts: dict[str, int]) -> list[str]:
     "Lines of a box: a word and how many"
     return [f"{say(word)}: {number(count, 0)}" for word, count in counts.items()]
@@ -576,7 +594,8 @@ def flow(
     figure, ((ax,),) = _canvas(run, (6.4, 3.3))
     ax.set(xlim=(0, 3), ylim=(0, 3))
     ax.axis("off")
-    found = _box(ax, 1.5, 2.65, data["name"], *_counted({"images found": data["images"] + out}))
+    name = data["name"] if len(data["name"]) <= 40 else data["name"][:39] + "…"
+    found = _box(ax, 1.5, 2.65, name, *_counted({"images found": data["images"] + out}))
     _box(ax, 2.55, 2.65, *_counted({"left out": out} | lost), under=found)
     used = _box(ax, 1.5, 1.65, *_counted({"used": data["images"], "groups of equal images": equal}), under=found)
     for place, (split, counts) in zip((0.5, 1.5, 2.5), data["counts"].items()):

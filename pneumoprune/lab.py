@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'evaluate_stage', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/18_lab.ipynb #3cf6d249
+# %% ../nbs/18_lab.ipynb #6a06a420
 import copy
 import json
 import logging
@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -37,11 +37,11 @@ from torch import nn
 from torch.nn.utils import prune
 from tqdm.auto import tqdm
 
-from . import __version__, benchmark, core, quantization
+from . import __version__, benchmark, core, data, quantization
 from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
 from .compaction import compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
-from .data import CLASSES, SPLITS, XRays, check_size, find_duplicates, load_xrays, split_validation
+from .data import CLASSES, SPLITS, XRays, load_labelled, load_xrays, split_validation
 from .evaluation import choose_threshold
 from .guard import add_guard, fit_guard, other_images
 from .networks import load_network, save_network
@@ -52,7 +52,7 @@ from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
 from .training import TrainSettings, _check_device, _device, fit, predict, save_weights
 
-# %% ../nbs/18_lab.ipynb #4797b80f
+# %% ../nbs/18_lab.ipynb #a7bb9763
 @dataclass(frozen=True)
 class LabSettings:
     "Everything that decides a run's result, apart from the X-rays; recorded in run.json"
@@ -75,7 +75,7 @@ class LabSettings:
     amounts: tuple = (0.05, 0.1, 0.2, 0.3, 0.4)  # shares of the recipe in convolutions, in 32 and in 8 bits
     resamples: int = 2000  # bootstrap draws of every interval
     repeats: int = 30  # turns of every network when latency is measured, at most
-    stopwatch: float = 40.0  # seconds after which no further turn begins: for latency, and for the whole test set
+    stopwatch: float = 30.0  # seconds after which no further turn begins: for latency, and for the whole test set
     memory: bool = True  # measure the memory of a process that predicts
 
 # %% ../nbs/18_lab.ipynb #7b7f71d8
@@ -103,7 +103,7 @@ def _with_training(settings: LabSettings, epochs: int, **changes) -> LabSettings
     return replace(settings, slim=slimming, original=replace(settings.original, epochs=epochs, **changes),
                    masked=replace(settings.masked, epochs=epochs, **changes))
 
-# %% ../nbs/18_lab.ipynb #49cf134c
+# %% ../nbs/18_lab.ipynb #bcdaa973
 def lab_settings(
     *,
     epochs: int | None = None,  # of the original, and of all fine-tuning together; None: 25, phantoms 10, quick 4
@@ -119,7 +119,7 @@ def lab_settings(
     "The settings behind the command line's options; `PneumopruneError` where one is out of range"
     epochs = (4 if quick else 10 if synthetic else 25) if epochs is None else epochs
     size = (96 if synthetic else 224) if size is None else size
-    check_size(size)
+    data.check_size(size)
     for name, number in (("seed", seed), ("epochs", epochs), ("limit", 40 if limit is None else limit)):
         check_count(number, name, 0)
     if check_count(seeds, "seeds") > 100:
@@ -128,7 +128,7 @@ def lab_settings(
         if budget is not None and not 0 < core.as_number(budget) < float("inf"):
             raise PneumopruneError(f"{name} is {budget}; give a number above 0, or leave it out")
     if epochs < 1 or (limit is not None and limit < 40):
-        raise PneumopruneError("a run needs at least 1 epoch (--epochs) and, if limited, at least 40 X-rays (--limit)")
+        raise PneumopruneError("a run needs at least 1 epoch, and at least 40 X-rays; give --epochs or --limit more")
     settings = LabSettings(size=size, seed=seed, seeds=seeds, limit=limit, rounds=min(2 if quick else 5, epochs))
     settings = replace(settings, slim=replace(settings.slim, **budgets))
     settings = _for_phantoms(settings) if synthetic else settings
@@ -160,18 +160,24 @@ def _limited(xrays: XRays, limit: int | None, seed: int) -> XRays:
                 keep |= (xrays.patients == patient) & (xrays.split == split)
     return xrays.take(keep)
 
-# %% ../nbs/18_lab.ipynb #b527ff93
+# %% ../nbs/18_lab.ipynb #be3db8b8
 _LEAVES = {  # what a stage leaves, in the order of the stages
     "original": ("models/original.safetensors", "history.csv"),
-    "sensitivity": ("sensitivity.csv",),
     "masked": ("models/masked.safetensors", "pruning.csv", "history.csv"),
     "compacted": ("models/compacted.safetensors", "compaction.csv"),
     "slim": ("models/slim.safetensors", "rounds.csv", "history.csv"),
     "slim-int8": ("models/original.onnx", "models/slim.onnx", "models/slim-int8.onnx"),
-    "amounts": ("amounts.csv",),
     "predictions": ("predictions.csv", "models/slim.onnx", "models/slim-int8.onnx"),  # these two get their thresholds
-    "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "guard.csv", "summary.json"),
+    "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "guard.csv", "external.csv",
+                 "summary.json"),
+    "sensitivity": ("sensitivity.csv",),
+    "amounts": ("amounts.csv",),
 }
+_NEEDS = {  # from what a stage makes it
+    "masked": ["original"], "compacted": ["masked"], "slim": ["original", "compacted"], "slim-int8": ["slim"],
+    "predictions": ["slim-int8"], "evaluate": ["predictions"], "sensitivity": ["original"], "amounts": ["original"],
+}
+_PERHAPS = ("external.csv",)  # where a table tells more of the other hospital's images
 _ONCE = ("sensitivity", "amounts", "evaluate", "models/original.onnx")  # stages and files of the first chain alone
 
 
@@ -185,7 +191,7 @@ def _place(folder: Path, number: int) -> Path:
     "The folder of the chain with this number"
     return folder / f"seed-{number}" if number else folder
 
-# %% ../nbs/18_lab.ipynb #cbf7c2a3
+# %% ../nbs/18_lab.ipynb #abb5e7b1
 def _data_description(xrays: XRays) -> dict:
     "What run.json says of the X-rays"
     counts, patients, duplicates = {}, {}, {}
@@ -193,7 +199,7 @@ def _data_description(xrays: XRays) -> dict:
         part = xrays.part(split)
         counts[split] = {name: int((part.labels == label).sum()) for label, name in enumerate(CLASSES)}
         patients[split] = len(np.unique(part.patients))
-        duplicates[split] = len(find_duplicates(part))
+        duplicates[split] = len(data.find_duplicates(part))
     return {
         "name": xrays.source, "fingerprint": xrays.fingerprint, "synthetic": xrays.synthetic, "size": xrays.size,
         "images": len(xrays), "counts": counts, "patients": patients, "duplicate_groups": duplicates,
@@ -269,7 +275,7 @@ def _as_grown(theirs: dict, mine: dict) -> dict:
         settings = settings | {"seeds": mine["settings"]["seeds"]}
     return theirs | {"settings": settings, "external": theirs["external"] or mine["external"]}
 
-# %% ../nbs/18_lab.ipynb #bde378df
+# %% ../nbs/18_lab.ipynb #a6ec0029
 def _same_run(folder: Path, mine: dict) -> dict:
     "The content of run.json; `PneumopruneError` if it is of another run than `mine`"
     info = read_json(folder / "run.json")
@@ -279,8 +285,9 @@ def _same_run(folder: Path, mine: dict) -> dict:
         old, new = ((about or {}).get("name") for about in (theirs["external"], mine["external"]))
         differences.append(f"external: {old} → {new}")
     if differences:
+        more = [f"and {len(differences) - 6} more"] if len(differences) > 6 else []
         raise PneumopruneError(
-            f"{folder} holds another run ({'; '.join(differences)}); give another folder with --out, "
+            f"{folder} holds another run ({'; '.join(differences[:6] + more)}); give another folder with --out, "
             "the same settings, or delete it"
         )
     return info
@@ -385,8 +392,17 @@ class Lab:
         _log.info("seed %d: %s, %.0f s", self.number, name, seconds)
         return result
 
-# %% ../nbs/18_lab.ipynb #5cab2508
+# %% ../nbs/18_lab.ipynb #3439db1d
 _TRAINED_IN = {"original": "original", "masked": "masked-*", "slim": "slim*", "slim-int8": "slim-int8"}  # checkpoints
+
+
+def _made_from(name: str) -> list[str]:
+    "The stages that depend on one, directly or not"
+    found = [name]
+    for other in _LEAVES:
+        if set(_NEEDS.get(other, ())) & set(found):
+            found.append(other)
+    return found[1:]
 
 
 def _void(lab: Lab, names: list[str]) -> None:
@@ -397,15 +413,16 @@ def _void(lab: Lab, names: list[str]) -> None:
         for folder in lab.checkpoints("").glob(_TRAINED_IN.get(name, "no training")):
             shutil.rmtree(folder)
 
-# %% ../nbs/18_lab.ipynb #a3182d61
+# %% ../nbs/18_lab.ipynb #a556f8a0
 def _record_files(lab: Lab, name: str) -> None:
     "Record the files of a finished stage with their SHA-256, in run.json"
     leaves, stages = _leaves(lab.number), lab.info["stages"]
     before = lab.info["struck"].pop(name, {})
     later = list(leaves)[list(leaves).index(name) + 1 :]
-    made = {file: sha256(lab.folder / file) for file in leaves[name]}
+    made = {file: sha256(lab.folder / file) for file in leaves[name]
+            if file not in _PERHAPS or (lab.folder / file).exists()}
     if any(made.get(file) != digest for file, digest in before.items()):
-        _void(lab, later)
+        _void(lab, _made_from(name))
     for other in later:  # what a later stage has written belongs to it
         made = {file: digest for file, digest in made.items() if file not in stages.get(other, {})}
     for other in stages.values():
@@ -431,7 +448,7 @@ def _writers(files: set[str], number: int) -> list[str]:
             files = files | set(left) - {"history.csv"}
     return found
 
-# %% ../nbs/18_lab.ipynb #e13dd19b
+# %% ../nbs/18_lab.ipynb #d120aec1
 def _mend(lab: Lab) -> None:
     "Strike stages with damaged files from the record, so that they are made again"
     for name, files in _damaged(lab.folder, lab.info["stages"]).items():
@@ -442,6 +459,7 @@ def _mend(lab: Lab) -> None:
                 os.replace(lab.folder / file, lab.folder / f"{file}.damaged")
         for writer in _writers(set(files), lab.number):
             _strike(lab.info, writer)
+        lab.record()
 
 # %% ../nbs/18_lab.ipynb #703f7cfb
 def _add_history(lab: Lab, name: str, history: pd.DataFrame) -> None:
@@ -467,17 +485,6 @@ def original_stage(lab: Lab) -> nn.Module:
     lab.info["seconds"]["original"] = float(history["seconds"].sum())
     save_network(model, lab.weights("original"))
     return model
-
-# %% ../nbs/18_lab.ipynb #1a08139d
-def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
-    "Validation AUC of `original` with one layer pruned, for each layer and share: sensitivity.csv"
-    if lab.done("sensitivity"):
-        return
-    judged = _limited(lab.xrays.part("val"), 256, lab.settings.seed)
-    table = sensitivity(original.to(_device(lab.device)), judged, shares=lab.settings.sensitivity)
-    original.to("cpu")
-    table = table.reset_index().melt("layer", var_name="amount", value_name="auc")
-    write_csv(lab.folder / "sensitivity.csv", table)
 
 # %% ../nbs/18_lab.ipynb #dce7fa39
 def load_masked(
@@ -590,19 +597,7 @@ def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
         "methods": report.methods.to_dict("index"),
     })
 
-# %% ../nbs/18_lab.ipynb #29b30ae8
-def amounts_stage(lab: Lab, original: nn.Module) -> None:
-    "Validation AUC of the recipe with several shares in 32 and 8 bits, on about 256 images: amounts.csv"
-    if lab.done("amounts"):
-        return
-    xrays, settings = lab.xrays, lab.settings
-    judged = _limited(xrays.part("val"), 256, settings.seed).names
-    chosen = xrays.take((xrays.split == "train") | ((xrays.split == "val") & np.isin(xrays.names, judged)))
-    table = quantization.amount_by_bits(original, chosen, amounts=settings.amounts)
-    table.columns = [f"{what} {bits}" for what, bits in table.columns]
-    write_csv(lab.folder / "amounts.csv", table.reset_index())
-
-# %% ../nbs/18_lab.ipynb #41e84865
+# %% ../nbs/18_lab.ipynb #269e1878
 def _networks(lab: Lab) -> dict[str, nn.Module]:
     "The networks of a chain, from their files, by name"
     readers = {"original": load_masked, "masked": load_masked, "compacted": load_network, "slim": _read_slim}
@@ -614,7 +609,7 @@ def _parts(lab: Lab) -> dict[str, XRays]:
     shifts = shift_suite(lab.xrays.part("val"), seed=lab.run.seed)
     parts = {"test": lab.xrays.part("test")}
     parts |= {"val" if kind == "clean" else f"val-{kind}": part for kind, part in shifts.items()}
-    return parts | ({"external": lab.external} if lab.external else {})
+    return parts if lab.external is None else parts | {"external": lab.external}
 
 # %% ../nbs/18_lab.ipynb #06b1004e
 def _predictions(lab: Lab, models: dict[str, nn.Module]) -> pd.DataFrame:
@@ -643,7 +638,7 @@ def predictions_stage(lab: Lab) -> None:
     for name in ("slim", "slim-int8"):
         quantization.set_threshold(lab.onnx(name), choose_threshold(val["label"].to_numpy(), val[name].to_numpy()))
 
-# %% ../nbs/18_lab.ipynb #bfc69b7f
+# %% ../nbs/18_lab.ipynb #96178a02
 _KEYS = ["split", "name", "patient", "label"]  # of predictions.csv
 
 
@@ -655,9 +650,9 @@ def _read_predictions(folder: Path) -> pd.DataFrame:
 
 
 def _gathered(lab: Lab) -> pd.DataFrame:
-    "The predictions of all seeds: those of the first, and a column `NAME-seed-K` for each network of each further one"
+    "The predictions of the first seed, and a column `NAME-seed-K` for each network of each further one that is there"
     table = _read_predictions(lab.folder)
-    for number in range(1, lab.run.seeds):
+    for number in map(int, _gathered_from(lab.out, lab.run.seeds)):
         theirs = _read_predictions(_place(lab.out, number))
         if not theirs[_KEYS].equals(table[_KEYS]):
             raise PneumopruneError(f"{_place(lab.out, number)} predicts other images than {lab.out}; delete it")
@@ -666,8 +661,11 @@ def _gathered(lab: Lab) -> pd.DataFrame:
 
 
 def _gathered_from(out: Path, seeds: int) -> dict[str, str]:
-    "The SHA-256 of the predictions of every further seed"
-    return {str(number): sha256(_place(out, number) / "predictions.csv") for number in range(1, seeds)}
+    "The SHA-256 of the predictions of every further seed that has any"
+    places = {number: _place(out, number) for number in range(1, seeds)}
+    made = {number: place for number, place in places.items()
+            if (place / "run.json").exists() and "predictions" in read_json(place / "run.json").get("stages", {})}
+    return {str(number): sha256(place / "predictions.csv") for number, place in made.items()}
 
 # %% ../nbs/18_lab.ipynb #9e46c9cb
 def _contenders(lab: Lab, models: dict[str, nn.Module]) -> list[benchmark.Predictor]:
@@ -739,13 +737,15 @@ def _guarded(lab: Lab) -> dict:
     return {"refused": refused.groupby("split")["refused"].mean().to_dict(),
             "others": refused[refused["split"] == "other"].groupby("name")["refused"].mean().to_dict()}
 
-# %% ../nbs/18_lab.ipynb #ef68c110
+# %% ../nbs/18_lab.ipynb #1bb598a6
 def evaluate_stage(lab: Lab) -> None:
-    "Write predictions.csv of all seeds, latency.csv, inference.csv and summary.json"
+    "Write predictions.csv of all seeds, external.csv, latency.csv, inference.csv, guard.csv and summary.json"
     models, table = _networks(lab), _gathered(lab)
     lab.info["gathered"] = _gathered_from(lab.out, lab.run.seeds)
     lab.release("predictions.csv")
     write_csv(lab.folder / "predictions.csv", table)
+    if lab.external is not None and lab.external.columns is not None:
+        write_csv(lab.folder / "external.csv", lab.external.columns.assign(name=lab.external.names))
     summary = summarise(pd.read_csv(lab.folder / "predictions.csv"), resamples=lab.settings.resamples)
     times, whole = _measured(lab, models)
     one = _own(times[times["threads"] == 1]).groupby(["model", "batch"])["milliseconds"].median()
@@ -760,7 +760,34 @@ def evaluate_stage(lab: Lab) -> None:
     lab.record(**{"slim-int8.onnx": sha256(lab.onnx("slim-int8"))})
     write_json(lab.folder / "summary.json", summary)
 
-# %% ../nbs/18_lab.ipynb #886550b3
+# %% ../nbs/18_lab.ipynb #1a08139d
+def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
+    "Validation AUC of `original` with one layer pruned, for each layer and share: sensitivity.csv"
+    if lab.done("sensitivity"):
+        return
+    judged = _limited(lab.xrays.part("val"), 256, lab.settings.seed)
+    table = sensitivity(original.to(_device(lab.device)), judged, shares=lab.settings.sensitivity)
+    original.to("cpu")
+    table = table.reset_index().melt("layer", var_name="amount", value_name="auc")
+    write_csv(lab.folder / "sensitivity.csv", table)
+
+# %% ../nbs/18_lab.ipynb #29b30ae8
+def amounts_stage(lab: Lab, original: nn.Module) -> None:
+    "Validation AUC of the recipe with several shares in 32 and 8 bits, on about 256 images: amounts.csv"
+    if lab.done("amounts"):
+        return
+    xrays, settings = lab.xrays, lab.settings
+    judged = _limited(xrays.part("val"), 256, settings.seed).names
+    chosen = xrays.take((xrays.split == "train") | ((xrays.split == "val") & np.isin(xrays.names, judged)))
+    table = quantization.amount_by_bits(original, chosen, amounts=settings.amounts)
+    table.columns = [f"{what} {bits}" for what, bits in table.columns]
+    write_csv(lab.folder / "amounts.csv", table.reset_index())
+
+# %% ../nbs/18_lab.ipynb #4a2ac920
+Table = str | Path | None  # CSV table of the images in a source: its name in there, or a path
+Columns = Mapping[str, str] | None  # 'path', 'label', 'patient', 'split' -> the name of its column
+
+
 def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **reading) -> XRays:
     "The X-rays of a run, split into train, val and test"
     if data is None:
@@ -772,36 +799,38 @@ def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **
     return _limited(xrays, settings.limit, settings.seed)
 
 
-def _load_external(source: str | Path | None, settings: LabSettings, **reading) -> XRays | None:
-    "The images of another hospital, if there are any"
-    if source is None:
-        return None
-    from pneumoprune.data import load_labelled
+def _load_both(
+    data: str | Path | None, external: str | Path | None, settings: LabSettings, phantom_count: int, *,
+    table: Table, columns: Columns, external_table: Table, external_columns: Columns, **reading
+) -> tuple[XRays, XRays | None]:
+    "The X-rays of a run, and the images of another hospital, if there are any"
+    xrays = _load(data, settings, phantom_count, table=table, columns=columns, **reading)
+    if external is None:
+        return xrays, None
+    return xrays, load_labelled(external, settings.size, table=external_table, columns=external_columns, **reading)
 
-    return load_labelled(source, settings.size, **reading)
-
-# %% ../nbs/18_lab.ipynb #1799798d
+# %% ../nbs/18_lab.ipynb #64193ba2
 def _run_chain(lab: Lab) -> None:
     "The stages of one chain in their order; what is done is not done again"
     _mend(lab)
     original = lab.timed("original", original_stage)
-    if not lab.number:
-        lab.timed("sensitivity", sensitivity_stage, original)
     masked = lab.timed("masked", masked_stage, original)
     compacted = lab.timed("compacted", compacted_stage, masked)
     slimmed = lab.timed("slim", slim_stage, original, compacted)
     lab.timed("slim-int8", int8_stage, original, slimmed)
-    if not lab.number:
-        lab.timed("amounts", amounts_stage, original)
     lab.timed("predictions", predictions_stage)
 
 
 def _conclude(lab: Lab) -> None:
-    "What follows when all chains are there: the last stage, unless it was made from the predictions that are there"
+    "What is done once, when the chains are there; the comparison anew, if it was not made from what they predict now"
+    _mend(lab)
     if lab.info.get("gathered") != _gathered_from(lab.out, lab.run.seeds):
         _strike(lab.info, "evaluate")
     if not lab.done("evaluate"):
         lab.timed("evaluate", evaluate_stage)
+    original = load_masked(lab.weights("original"))
+    lab.timed("sensitivity", sensitivity_stage, original)
+    lab.timed("amounts", amounts_stage, original)
 
 # %% ../nbs/18_lab.ipynb #4030658b
 def _is_finished(folder: Path, mine: dict, *missing: str) -> bool:
@@ -844,7 +873,7 @@ def _only_one(folder: Path):
         lock.release()
         (folder / ".lock").unlink(missing_ok=True)
 
-# %% ../nbs/18_lab.ipynb #f53496ff
+# %% ../nbs/18_lab.ipynb #3ae33631
 @dataclass
 class _Order:
     "What another process needs in order to make a chain"
@@ -861,13 +890,13 @@ class _Order:
         return Lab(xrays, self.settings, self.out, self.number, self.external)
 
 
-def _orders(xrays: XRays, settings: LabSettings, out: Path, external: XRays | None, images: Path) -> list[_Order]:
-    "An order for every chain that is not finished; the images are written to the file `images`"
+def _orders(
+    numbers: list[int], images: Path, xrays: XRays, settings: LabSettings, out: Path, external: XRays | None
+) -> list[_Order]:
+    "An order for each of these chains; the images are written to the file `images`"
     np.save(images, xrays.images)
     about = {part.name: getattr(xrays, part.name) for part in fields(XRays) if part.name != "images"}
-    unfinished = [k for k in range(settings.seeds)
-                  if not _is_finished(_place(out, k), _identity(settings, xrays, external, k), "evaluate")]
-    return [_Order(images, about, settings, out, number, external) for number in unfinished]
+    return [_Order(images, about, settings, out, number, external) for number in numbers]
 
 # %% ../nbs/18_lab.ipynb #a95f135d
 def _leave_with_parent() -> None:
@@ -893,7 +922,7 @@ def _work(order: _Order, threads: int, answer: Any) -> None:
     except Exception as error:  # whatever it is, the process ends, and says so
         answer.send(f"{about} failed with {type(error).__name__}: {error}; run it alone (--only-seed) to see where")
 
-# %% ../nbs/18_lab.ipynb #0f1d2c90
+# %% ../nbs/18_lab.ipynb #0660476f
 def _start(order: _Order, threads: int) -> tuple[Any, Any]:
     "A new process at work, and where its answer comes from; bars of several processes would overwrite each other"
     context = get_context("spawn")  # a fork would share the state of CUDA and of thread pools
@@ -910,23 +939,19 @@ def _start(order: _Order, threads: int) -> tuple[Any, Any]:
     return process, receive
 
 
-def _failure(order: _Order, process: Any, receive: Any) -> str | None:
-    "What a process that has ended leaves to be told"
+def _failure(order: _Order, process: Any, receive: Any) -> list[str]:
+    "What a process that has ended leaves to be told, if anything"
     process.join()
-    if receive.poll():
-        try:
-            return receive.recv()
-        except EOFError:  # it ended without a word
-            pass
-    if process.exitcode:
-        return (f"the process of seed {order.number} ended with {process.exitcode}, perhaps for want of memory; "
-                "give fewer --jobs, and the same command goes on")
-    return None
+    try:
+        return [receive.recv()]
+    except EOFError:  # it ended without a word
+        ended = f"the process of seed {order.number} ended with {process.exitcode}, perhaps for want of memory"
+        return [f"{ended}; give fewer --jobs"] if process.exitcode else []
 
-# %% ../nbs/18_lab.ipynb #c4d3508c
-def _in_processes(orders: list[_Order], jobs: int) -> None:
-    "Make the chains, `jobs` at a time; `PneumopruneError` when one fails, and all processes end with this function"
-    jobs, waiting, running = min(jobs, len(orders)), list(orders), {}
+# %% ../nbs/18_lab.ipynb #7c978ec9
+def _in_processes(orders: list[_Order], jobs: int) -> list[str]:
+    "Make the chains, `jobs` at a time; what went wrong in any of them. No process outlives this function"
+    jobs, waiting, running, failures = min(jobs, len(orders)), list(orders), {}, []
     threads = max(1, torch.get_num_threads() // max(1, jobs))
     try:
         while waiting or running:
@@ -935,32 +960,55 @@ def _in_processes(orders: list[_Order], jobs: int) -> None:
                 process, receive = _start(order, threads)
                 running[process.sentinel] = order, process, receive
             for sentinel in connection.wait(list(running)):
-                if failure := _failure(*running.pop(sentinel)):
-                    raise PneumopruneError(failure)
+                failures += _failure(*running.pop(sentinel))
+        return failures
     finally:
         for _, process, _ in running.values():
             process.terminate()
         for _, process, _ in running.values():
             process.join()
 
-# %% ../nbs/18_lab.ipynb #4fd83a3b
+# %% ../nbs/18_lab.ipynb #516174e6
 def _make_chain(out: Path, number: int, lab: Callable[[], Lab]) -> None:
     "Make a chain; the folder of a further seed is held meanwhile"
     with _only_one(_place(out, number)) if number else nullcontext():
         _run_chain(lab())
 
 
-def _run_chains(xrays: XRays, settings: LabSettings, out: Path, external: XRays | None, jobs: int) -> None:
-    "Make the chains that are not finished"
-    if jobs > 1 and settings.seeds > 1:
-        with tempfile.TemporaryDirectory() as folder:
-            _in_processes(_orders(xrays, settings, out, external, Path(folder, "images.npy")), jobs)
-        return
-    for number in range(settings.seeds):
-        if not _is_finished(_place(out, number), _identity(settings, xrays, external, number), "evaluate"):
+def _one_by_one(
+    numbers: list[int], xrays: XRays, settings: LabSettings, out: Path, external: XRays | None
+) -> list[str]:
+    "Make the chains in this process; what went wrong in any of them"
+    failures = []
+    for number in numbers:
+        try:
             _make_chain(out, number, lambda k=number: Lab(xrays, settings, out, k, external))
+        except PneumopruneError as error:
+            failures.append(f"seed {number}: {error}" if settings.seeds > 1 else str(error))
+    return failures
 
-# %% ../nbs/18_lab.ipynb #5aa3248e
+# %% ../nbs/18_lab.ipynb #61dbfcb2
+def _run_chains(jobs: int, *run: Any) -> list[str]:
+    "Make the chains that are not finished; what went wrong in any of them"
+    xrays, settings, out, external = run
+    numbers = [k for k in range(settings.seeds)
+               if not _is_finished(_place(out, k), _identity(settings, xrays, external, k), *_ONCE)]
+    if jobs == 1 or len(numbers) < 2:
+        return _one_by_one(numbers, *run)
+    with tempfile.TemporaryDirectory() as folder:
+        return _in_processes(_orders(numbers, Path(folder, "images.npy"), *run), jobs)
+
+
+def _make(jobs: int, *run: Any) -> None:
+    "Make what a run lacks; `PneumopruneError` for chains that failed, once all that can be made without them is made"
+    failures = _run_chains(jobs, *run)
+    xrays, settings, out, external = run
+    if _is_finished(out, _identity(settings, xrays, external, 0), *_ONCE):
+        _conclude(Lab(xrays, settings, out, 0, external))
+    if failures:
+        raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
+
+# %% ../nbs/18_lab.ipynb #812ea8c0
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -970,22 +1018,27 @@ def run_lab(
     jobs: int = 1,  # seeds at a time, each in a process of its own if more than 1
     skip_unreadable: bool = False,  # go on without images that can't be read, and record them
     max_pixels: int = core.MAX_PIXELS,  # of an image; larger ones are not decoded
+    table: Table = None,  # of `load_xrays`
+    columns: Columns = None,  # of `load_xrays`
+    external_table: Table = None,  # of `load_labelled`
+    external_columns: Columns = None,  # of `load_labelled`
     phantom_count: int = 600,  # how many phantoms are drawn without data
 ) -> Run:
     "The whole experiment; what is finished in `out` is not done again"
     settings, out, jobs = settings or LabSettings(), Path(out), check_count(jobs, "jobs")
     _check_device(settings.original.device)
     _refuse_foreign(out)
-    reading = {"skip_unreadable": skip_unreadable, "max_pixels": max_pixels}
-    xrays, elsewhere = _load(data, settings, phantom_count, **reading), _load_external(external, settings, **reading)
+    xrays, elsewhere = _load_both(
+        data, external, settings, phantom_count, table=table, columns=columns, external_table=external_table,
+        external_columns=external_columns, skip_unreadable=skip_unreadable, max_pixels=max_pixels,
+    )
     if not _all_is_finished(out, settings, xrays, elsewhere):
         with _only_one(out):
-            Lab(xrays, settings, out, external=elsewhere).record(jobs=jobs)
-            _run_chains(xrays, settings, out, elsewhere, jobs)
-            _conclude(Lab(xrays, settings, out, external=elsewhere))
+            Lab(xrays, settings, out, 0, elsewhere).record(jobs=jobs)
+            _make(jobs, xrays, settings, out, elsewhere)
     return load_run(out)
 
-# %% ../nbs/18_lab.ipynb #5a240568
+# %% ../nbs/18_lab.ipynb #b40262ca
 def run_seed(
     data: str | Path | None,  # as `run_lab`
     out: str | Path,  # run folder, the same for all seeds
@@ -993,18 +1046,18 @@ def run_seed(
     number: int,  # of the chain, 0 to `settings.seeds` - 1
     *,
     external: str | Path | None = None,  # as `run_lab`
-    skip_unreadable: bool = False,
-    max_pixels: int = core.MAX_PIXELS,
     phantom_count: int = 600,
+    **reading: Any,  # skip_unreadable, max_pixels, table, columns, external_table, external_columns: as `run_lab`
 ) -> Path:  # the folder of the chain
     "One chain of a run, for itself; `run_lab` with the same settings concludes the run when all are there"
     if check_count(number, "the seed to make", 0) >= settings.seeds:
         last = settings.seeds - 1
         raise PneumopruneError(f"the seed to make is {number}; the run has the seeds 0 to {last} (--seeds)")
     _check_device(settings.original.device)
-    reading, out = {"skip_unreadable": skip_unreadable, "max_pixels": max_pixels}, Path(out)
-    xrays, elsewhere = _load(data, settings, phantom_count, **reading), _load_external(external, settings, **reading)
-    if not _is_finished(_place(out, number), _identity(settings, xrays, elsewhere, number), "evaluate"):
+    nothing: dict[str, Any] = dict.fromkeys(("table", "columns", "external_table", "external_columns"))
+    xrays, elsewhere = _load_both(data, external, settings, phantom_count, **(nothing | reading))
+    out = Path(out)
+    if not _is_finished(_place(out, number), _identity(settings, xrays, elsewhere, number), *_ONCE):
         with _only_one(_place(out, number)):
             _run_chain(Lab(xrays, settings, out, number, elsewhere))
     return _place(out, number)

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'PhraseError', 'use_language', 'language', 'number', 'significant', 'bracketed', 'interval', 'scientific',
            'p_value', 'plain', 'say', 'plural', 'moved', 'points', 'chance', 'size', 'speed', 'span', 'verdict',
-           'outcome', 'measured', 'views', 'budgets', 'notices', 'smoothness', 'told_curves', 'prose', 'literal',
-           'paragraphs']
+           'outcome', 'measured', 'views', 'budgets', 'fingerprint', 'notices', 'seed_count', 'judged', 'told_seeds',
+           'smoothness', 'told_curves', 'prose', 'literal', 'Markdown', 'paragraphs']
 
-# %% ../nbs/06_phrases.ipynb #56769227
+# %% ../nbs/06_phrases.ipynb #2f8b9045
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -97,7 +98,7 @@ def interval(
     value, low, high = (number(v, digits, signed=signed) for v in triple)
     return bracketed(value, low, high) if math.isfinite(triple[0]) else value
 
-# %% ../nbs/06_phrases.ipynb #94ac1b1f
+# %% ../nbs/06_phrases.ipynb #850f5a73
 def scientific(
     value: float,  # 0 or more
 ) -> str:
@@ -105,9 +106,7 @@ def scientific(
     if value == 0:
         return "0"
     digits, exponent = f"{value:.1e}".split("e")
-    if _current == "ru":
-        return f"{number(float(digits), 1)}·10^{number(int(exponent), 0)}^"
-    return f"${digits}\\cdot10^{{{int(exponent)}}}$"
+    return f"{number(float(digits), 1)}·10^{number(int(exponent), 0)}^"
 
 # %% ../nbs/06_phrases.ipynb #4828bdcc
 def p_value(
@@ -123,14 +122,15 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #ecb6f8e7
+# %% ../nbs/06_phrases.ipynb #9e4d1e74
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "p": "p",
     "epoch": "эпоха", "loss (nats)": "потери (наты)", "accuracy (%)": "точность (%)",
     "training": "обучение", "validation": "валидация", "validation (in colour)": "валидация (в цвете)",
+    "other seeds": "другие обучения",
     "pruning": "прунинг", "larger images from here": "отсюда снимки крупнее",
-    "reference standard": "эталон", "predicted": "предсказано", "accuracy": "точность",
+    "reference label": "эталонная метка", "predicted": "предсказано", "accuracy": "точность",
     "false positive rate": "доля ложных тревог", "sensitivity": "чувствительность",
     "precision": "доля верных тревог (PPV)",
     "predicted probability of pneumonia": "предсказанная вероятность пневмонии",
@@ -174,6 +174,8 @@ _RUSSIAN = {
     "file (MB), float32": "файл (МБ), float32", "file (MB), int8": "файл (МБ), int8",
     "latency, batch 1 (ms)": "задержка, пакет 1 (мс)",
     "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)",
+    "accuracy, each seed": "точность, по обучениям", "ROC AUC, each seed": "ROC AUC, по обучениям",
+    "smoke run": "пробный запуск", "external": "другая больница",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
     "images per second": "снимков в секунду",
     "difference [95 % interval] (points)": "разность [95%-й интервал] (п. п.)",
@@ -181,7 +183,7 @@ _RUSSIAN = {
     "kind of patient": "группа", "image": "снимок", "probability": "вероятность", "networks wrong": "сетей ошиблось",
     "of": "из", "run": "запуск", "this run": "этот запуск", "study": "работа", "what": "что", "value": "значение",
     "command": "команда", "data": "данные", "fingerprint (SHA-256)": "отпечаток (SHA-256)", "processor": "процессор",
-    "version of {}": "версия {}", "minutes, {}": "этап {}, мин",
+    "versions": "версии", "minutes of each stage": "этапы, мин",
 }
 
 # %% ../nbs/06_phrases.ipynb #326c3ea3
@@ -205,7 +207,7 @@ def plural(
     form: dict[str, str] = dict(zip(names, forms))
     return f"{number(count, 0)} {form[Locale(_current).plural_form(count)]}"
 
-# %% ../nbs/06_phrases.ipynb #cb79263d
+# %% ../nbs/06_phrases.ipynb #6167b91b
 _CLAUSES = {  # English, Russian
     "rises": ("rises by {} points", "повышается на {} п. п."),
     "falls": ("falls by {} points", "снижается на {} п. п."),
@@ -238,6 +240,8 @@ _CLAUSES = {  # English, Russian
     "max_macs": ("at most {} multiply–accumulates for an image", "не более {} умножений-сложений на снимок"),
     "min_speedup": ("at least {} times the speed", "ускорение не менее чем в {} раза"),
     "all views": ("all {} views", "всех {} изображениях"), "some views": ("{} of {} views", "{} из {} изображений"),
+    "seeds": ("Over {} seeds, {} has a mean accuracy of {} and a mean AUC of {}.",
+              "В среднем по {} обучениям точность {} равна {}, AUC {}."),
     "phantoms": ("**Made of phantoms.** Every result comes from synthetic images, none from an X-ray of a patient.",
                  "**Получено на фантомах.** Все результаты относятся к синтетическим изображениям."),
     "smoke": ("**A smoke run.** Its networks are narrow and hardly trained. It shows that all of it runs, and no more.",
@@ -330,7 +334,7 @@ def outcome(
             return _clause(key, _clause("and").join(map(_clause, failed)))
     return _clause("is non-inferior")
 
-# %% ../nbs/06_phrases.ipynb #f1dc3185
+# %% ../nbs/06_phrases.ipynb #07c432a3
 def measured(
     run: Run,
     name: str,  # a network
@@ -356,11 +360,47 @@ def budgets(
     return _clause("and").join(told)
 
 
+def fingerprint(
+    run: Run,
+) -> str:  # 16 hexadecimal digits
+    "What tells this run from every other: the SHA-256 of its run.json and predictions.csv"
+    files = b"".join((run.folder / name).read_bytes() for name in ("run.json", "predictions.csv"))
+    return hashlib.sha256(files).hexdigest()[:16]
+
+
 def notices(
     run: Run,
 ) -> list[str]:  # paragraphs; empty for a full run on X-rays
     "What a reader must know before the first number: a smoke run, or one on phantoms"
     return [_clause(key) for key, told in (("smoke", run.smoke), ("phantoms", run.synthetic)) if told]
+
+# %% ../nbs/06_phrases.ipynb #7cd9a977
+def seed_count(
+    run: Run,
+) -> int:
+    "With how many seeds the whole chain was trained"
+    return run.summary.get("seeds", {}).get("count", 1)
+
+
+def judged(
+    run: Run,
+    name: str,  # a network but the first
+) -> dict:  # `noninferiority`: accuracy, auc, noninferior
+    "The verdict on a network: over patients and seeds, where the run has several seeds"
+    over = run.summary.get("seeds", {}).get("comparisons", {})
+    return over.get(name, run.summary["comparisons"][name])["noninferiority"]
+
+
+def told_seeds(
+    run: Run,
+    name: str,  # a network
+) -> str:  # empty if there is one seed only
+    "What a network reaches on average over the seeds"
+    if seed_count(run) == 1:
+        return ""
+    over = run.summary["seeds"]
+    means = (interval(over["models"][name]["test"][metric]) for metric in ("accuracy", "auc"))
+    return _clause("seeds", over["count"], name, *means)
 
 # %% ../nbs/06_phrases.ipynb #e1c4fa3f
 _CURVES = {  # English, Russian
@@ -440,14 +480,19 @@ def literal(
     space = " " * (words[:1] == "`" or words[-1:] == "`")
     return f"{fence}{space}{words}{space}{fence}"
 
-# %% ../nbs/06_phrases.ipynb #2016a404
+# %% ../nbs/06_phrases.ipynb #0f6de1d8
+class Markdown(str):
+    "Text that a notebook shows set, not as a string"
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
 def paragraphs(
     *texts: str,  # Markdown; empty ones are left out
     numbered: bool = False,  # as a numbered list
-):  # IPython.display.Markdown, or None if there is no text
+) -> Markdown | None:  # None if there is no text
     "Paragraphs for a notebook to show"
-    from IPython.display import Markdown
-
     told = [prose(text) for text in texts if text]
     if numbered:
         told = [f"{n}. {text}" for n, text in enumerate(told, 1)]

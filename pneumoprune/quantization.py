@@ -196,11 +196,23 @@ def _tidy(graph: onnx.GraphProto) -> None:
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
 
-# %% ../nbs/16_quantization.ipynb #c744b64f
+# %% ../nbs/16_quantization.ipynb #21f844c1
+def _set_aside(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    "The constants of a graph, by name; empty ones of the same type take their places"
+    kept = {constant.name: onnx.TensorProto.FromString(constant.SerializeToString()) for constant in graph.initializer}
+    for constant in graph.initializer:
+        constant.CopyFrom(onnx.TensorProto(name=constant.name, data_type=constant.data_type, dims=[0]))
+    return kept
+
+# %% ../nbs/16_quantization.ipynb #d87c2fea
 def _whole(model: nn.Module, size: int) -> onnx.ModelProto:
     "Head, body and tail as one tidy graph"
     standardise, body = _split_head(model)
-    whole = _join(_join(_head(size, standardise), _body(body, size)), parser.parse_model(_TAIL))
+    body = _body(body, size)
+    weights = _set_aside(body.graph)
+    whole = _join(_join(_head(size, standardise), body), parser.parse_model(_TAIL))
+    for constant in whole.graph.initializer:
+        constant.CopyFrom(weights.get(constant.name, constant))
     _tidy(whole.graph)
     whole.graph.name = whole.producer_name = "pneumoprune"
     whole.ClearField("metadata_props")
@@ -560,7 +572,7 @@ def _to_quantize(
         raise QuantizationError(f"max_auc_loss is {max_auc_loss}; give the loss of AUC that is allowed, such as 0.005")
     return layers, check_share(about["threshold"], f"the threshold in {float_onnx}")
 
-# %% ../nbs/16_quantization.ipynb #f5107357
+# %% ../nbs/16_quantization.ipynb #e0bb5c82
 def quantize_int8(
     float_onnx: str | Path,  # file that `export_onnx` wrote
     out: str | Path,  # INT8 file to write
@@ -583,12 +595,17 @@ def quantize_int8(
     chosen, val = _train_and_val(xrays, images, seed)
     layers, threshold = _to_quantize(float_onnx, methods, agreement, max_auc_loss)
     kept, sensitivity = list(layers[:1] if float_layers is None else float_layers), None
-    expected = predict_onnx(float_onnx, val.images)
+    threads = torch.get_num_threads()
+    expected = predict_onnx(float_onnx, val.images, threads=threads)
     auc = float(roc_auc_score(val.labels, expected))
 
+    found, held = expected, None  # predictions of the draft, and how it was made
+
     def attempt(method: str, kept: list[str]) -> dict:
+        nonlocal found, held
         _quantize(float_onnx, draft, chosen, method, kept)
-        return _compare(expected, predict_onnx(draft, val.images), val.labels, threshold)
+        found, held = predict_onnx(draft, val.images, threads=threads), (method, kept)
+        return _compare(expected, found, val.labels, threshold)
 
     def good(row: dict) -> bool:
         return row["AUC"] >= auc - max_auc_loss and row["agreement"] >= agreement
@@ -605,8 +622,8 @@ def quantize_int8(
                 f"{row['AUC']:.4f} instead of {auc:.4f}, {row['agreement']:.1%} of decisions kept); use "
                 "finetune_quantized, or allow more with max_auc_loss and agreement"
             )
-        attempt(method, kept)  # the draft holds whatever was tried last
-        found = predict_onnx(draft, val.images)
+        if held != (method, kept):  # the draft holds what was tried last
+            attempt(method, kept)
         proved = check_parity(expected, found, threshold=threshold, tolerance=1, what=out.name)["proved"]
     return QuantizationReport(method, tuple(kept), table, sensitivity, auc, row["AUC"], row["agreement"],
                               file_mb(out), proved)
@@ -681,15 +698,15 @@ def finetune_quantized(
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return make_permanent(model), history
 
-# %% ../nbs/16_quantization.ipynb #212279a6
+# %% ../nbs/16_quantization.ipynb #f044e721
 def _both_files(model: nn.Module, xrays: XRays, folder: str) -> dict[tuple[str, str], float]:
     "Validation AUC and MB of the network as a float and as an INT8 file"
-    val, paths = xrays.part("val"), {bits: Path(folder, f"{bits}.onnx") for bits in ("float32", "int8")}
-    export_onnx(model, paths["float32"], size=xrays.size, xrays=xrays)
+    float32, int8 = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
+    export_onnx(model, float32, size=xrays.size, xrays=xrays)
     # every loss is to be seen, so none is repaired
-    quantize_int8(paths["float32"], paths["int8"], xrays, methods=["minmax"], max_auc_loss=1, agreement=0)
-    aucs = {("AUC", bits): roc_auc_score(val.labels, predict_onnx(path, val.images)) for bits, path in paths.items()}
-    return aucs | {("file (MB)", bits): file_mb(path) for bits, path in paths.items()}
+    report = quantize_int8(float32, int8, xrays, methods=["minmax"], images=32, max_auc_loss=1, agreement=0)
+    return {("AUC", "float32"): report.auc_float, ("AUC", "int8"): report.auc_int8,
+            ("file (MB)", "float32"): file_mb(float32), ("file (MB)", "int8"): report.file_mb}
 
 
 def amount_by_bits(

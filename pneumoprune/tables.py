@@ -4,32 +4,36 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'LITERATURE', 'METRIC_NAMES', 'headline_table', 'comparison_table', 'literature_table', 'metrics_table',
-           'shift_table', 'noninferiority_table', 'earlier_table', 'sizes_table', 'amounts_table', 'latency_table',
-           'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
+           'shift_table', 'noninferiority_table', 'earlier_table', 'seeds_table', 'external_table', 'sizes_table',
+           'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/08_tables.ipynb #768b91f7
+# %% ../nbs/08_tables.ipynb #1ee5f03d
 import math
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from shlex import quote
+from typing import Any, Literal
 
 import pandas as pd
 
 from .benchmark import latency_summary, speedups
 from .evaluation import METRICS, shift_aucs
 from .figures import FigureError
-from .phrases import bracketed, interval, number, p_value, say, significant
+from .phrases import bracketed, interval, number, p_value, say, seed_count, significant, span
 from .run import KINDS, Run, curve_noise, kinds, misclassified, recorded_runs, times_faster, times_smaller
 
-# %% ../nbs/08_tables.ipynb #a2f28b70
-_Columns = dict[str, Callable[[dict], object]]  # header -> what a row prints there
+# %% ../nbs/08_tables.ipynb #954e9839
+_Columns = dict[str, Callable[[Any], object]]  # header -> what a row prints there
 
 
-def _table(rows: Iterable[dict], columns: _Columns) -> pd.DataFrame:
-    "A line for each row, printed column by column"
-    return pd.DataFrame([{say(header): show(row) for header, show in columns.items()} for row in rows])
+def _table(rows: Iterable, columns: _Columns) -> pd.DataFrame:
+    "A line for each row, printed column by column; the first column is the index"
+    headers = [say(header) for header in columns]
+    lines = [[show(row) for show in columns.values()] for row in rows]
+    return pd.DataFrame(lines, columns=headers).set_index(headers[0])
 
-# %% ../nbs/08_tables.ipynb #3fdb0252
+# %% ../nbs/08_tables.ipynb #9907249b
 def _networks(run: Run) -> list[dict]:
     "What the run's summary tells of each network, and more that tables print"
     return [
@@ -45,8 +49,12 @@ def _networks(run: Run) -> list[dict]:
 
 def _by_network(run: Run, columns: _Columns) -> pd.DataFrame:
     "A table with a row for each network"
-    table = _table(_networks(run), columns)
-    return table.set_index(pd.Index(run.models, name=say("model")))
+    return _table(_networks(run), {"model": lambda m: m["name"], **columns})
+
+
+def _transposed(run: Run, columns: _Columns, corner: str) -> pd.DataFrame:
+    "The same table with a column for each network"
+    return _by_network(run, columns).T.rename_axis(index=say(corner), columns=None)
 
 # %% ../nbs/08_tables.ipynb #6b197f49
 _HEADLINE: _Columns = {
@@ -75,7 +83,7 @@ PUBLISHED = {  # the closing table of the published study (AlexNet, 25 epochs, c
     "loss curve: noise": ("smooth", "far less smooth"),
 }
 
-# %% ../nbs/08_tables.ipynb #70066243
+# %% ../nbs/08_tables.ipynb #7913ae10
 _COMPARISON: _Columns = {
     "accuracy at inference": lambda m: number(m["test"]["accuracy"][0]),
     "inference time (s)": lambda m: number(m["inference_s"]),
@@ -93,7 +101,7 @@ def comparison_table(
     run: Run,
 ) -> pd.DataFrame:  # one row for each characteristic; published and own networks as columns
     "The published study's table beside this run's, which adds AUC, sensitivity and specificity"
-    table = _by_network(run, _COMPARISON).T.rename_axis(index=say("characteristic"), columns=None)
+    table = _transposed(run, _COMPARISON, "characteristic")
     for place, who in enumerate(("original", "optimised")):
         theirs = [_published(key, place) for key in _COMPARISON]
         table.insert(place, say(f"published, {who}"), theirs)
@@ -112,7 +120,7 @@ def _published(key: str, place: int) -> str:
     value = PUBLISHED[key][place]
     return say(value) if isinstance(value, str) else number(value, 1 if key.startswith("weight") else 3)
 
-# %% ../nbs/08_tables.ipynb #57bd08aa
+# %% ../nbs/08_tables.ipynb #a6152046
 LITERATURE = (  # study, network, AUC and accuracy on the collection's 624 test images
     ("Kermany et al. 2018 (Cell 172:1122)", "Inception V3, ImageNet weights", 0.968, 0.928),
     ("Yang et al. 2023 (MedMNIST v2, Sci. Data 10:41)", "ResNet-50, 224 × 224, from scratch", 0.962, 0.884),
@@ -127,9 +135,10 @@ def literature_table(
     for name in run.models:
         test = run.summary["models"][name]["test"]
         rows.append((say("this run"), name, interval(test["auc"]), interval(test["accuracy"])))
-    return pd.DataFrame(rows, columns=[say(header) for header in ("study", "model", "ROC AUC", "accuracy")])
+    headers = ("study", "model", "ROC AUC", "accuracy")
+    return _table(rows, {header: itemgetter(n) for n, header in enumerate(headers)})
 
-# %% ../nbs/08_tables.ipynb #acbdf091
+# %% ../nbs/08_tables.ipynb #44ddab79
 METRIC_NAMES = dict(zip(METRICS, (
     "accuracy", "balanced accuracy", "sensitivity", "specificity", "precision", "F1", "ROC AUC", "average precision",
     "Brier score", "calibration error",
@@ -142,7 +151,7 @@ def metrics_table(
 ) -> pd.DataFrame:  # one row for each metric, one column for each network
     "Every metric of every network as `value [low, high]`"
     columns: _Columns = {label: lambda m, key=key: interval(m[which][key]) for key, label in METRIC_NAMES.items()}
-    return _by_network(run, columns).T.rename_axis(index=say("metric"), columns=None)
+    return _transposed(run, columns, "metric")
 
 # %% ../nbs/08_tables.ipynb #1fef9dfa
 def shift_table(
@@ -196,6 +205,47 @@ def earlier_table(
     "The runs that were evaluated on this test set, so that nothing seen there is kept back"
     rows = recorded_runs(run).to_dict("records")
     return _table([row for row in rows if row["model"] in ("original", "masked", "slim-int8")], _EARLIER)
+
+# %% ../nbs/08_tables.ipynb #5d0a9afe
+def _over_seeds(metric: Literal["accuracy", "auc"]) -> _Columns:
+    "Two columns: the mean of a test metric over seeds with its interval, and the range of the seeds"
+    name = METRIC_NAMES[metric]
+    return {
+        name: lambda m: interval(m["test"][metric]),
+        f"{name}, each seed": lambda m: span(m["each"]["test"][metric]),
+    }
+
+
+def seeds_table(
+    run: Run,  # `FigureError` if it has one seed only
+) -> pd.DataFrame:  # one row for each network
+    "Accuracy and AUC over seeds and patients, and the verdicts over both"
+    over = run.summary.get("seeds", {})
+    if seed_count(run) == 1:
+        raise FigureError("this run has one seed only; run the lab with --seeds")
+    rows = [{"name": name, "judged": over["comparisons"].get(name), **model} for name, model in over["models"].items()]
+    told: _Columns = {"model": lambda m: m["name"], **_over_seeds("accuracy"), **_over_seeds("auc")}
+    return _table(rows, told | {"verdict": lambda m: _verdicts(m["judged"])})
+
+
+def _verdicts(comparison: dict | None) -> str:
+    "The verdicts on accuracy and AUC; a dash for the first network"
+    if comparison is None:
+        return number(None)
+    return " / ".join(say(comparison["noninferiority"][metric]["verdict"]) for metric in ("accuracy", "auc"))
+
+# %% ../nbs/08_tables.ipynb #f2043b93
+_ELSEWHERE = ("auc", "accuracy", "sensitivity", "specificity", "brier", "ece")
+
+
+def external_table(
+    run: Run,  # `FigureError` if it was not tested elsewhere
+) -> pd.DataFrame:  # one row for each metric, one column for each network
+    "What the networks reach on images of another hospital"
+    if not all("external" in model for model in run.summary["models"].values()):
+        raise FigureError("this run was not tested on images of another hospital; run the lab with --external")
+    columns: _Columns = {METRIC_NAMES[key]: lambda m, key=key: interval(m["external"][key]) for key in _ELSEWHERE}
+    return _transposed(run, columns, "metric")
 
 # %% ../nbs/08_tables.ipynb #187346bf
 _SIZES: _Columns = {
@@ -254,7 +304,7 @@ def latency_table(
     rows = table.assign(order=order).sort_values(["threads", "batch", "order"], kind="stable")
     return _table(rows.to_dict("records"), _LATENCY)
 
-# %% ../nbs/08_tables.ipynb #cc0805c1
+# %% ../nbs/08_tables.ipynb #dd170af5
 def failures_by_kind(
     run: Run,
 ) -> pd.DataFrame:  # one row for each kind of patient, `wrong (share)` for each network
@@ -262,12 +312,12 @@ def failures_by_kind(
     test, wrong = run.part("test"), pd.DataFrame({name: misclassified(run, name) for name in run.models})
     kind = kinds(test["name"], test["label"])
     groups = {k: wrong[kind == k] for k in KINDS if k in kind} | {"all": wrong}
-    table = {
-        say(k): {say("images"): number(len(group), 0)}
-        | {name: f"{group[name].sum()} ({number(100 * group[name].mean(), 1)} %)" for name in run.models}
-        for k, group in groups.items()
-    }
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis(say("kind of patient"))
+    columns: _Columns = {"kind of patient": lambda row: say(row[0]), "images": lambda row: number(len(row[1]), 0)}
+    table = _table(groups.items(), columns)
+    for name in run.models:
+        wrongs = [group[name] for group in groups.values()]
+        table[name] = [f"{wrong.sum()} ({number(100 * wrong.mean(), 1)} %)" for wrong in wrongs]
+    return table
 
 # %% ../nbs/08_tables.ipynb #f4775f7d
 def confident_errors(
@@ -290,8 +340,9 @@ def confident_errors(
         "networks wrong": lambda r: f"{r['together']} {say('of')} {len(run.models)}",
     })
 
-# %% ../nbs/08_tables.ipynb #c26dee6d
+# %% ../nbs/08_tables.ipynb #deda8562
 _DATA: _Columns = {
+    "split": lambda r: say(r["split"]),
     "normal": lambda r: number(r["NORMAL"], 0),
     "pneumonia": lambda r: number(r["PNEUMONIA"], 0),
     "images": lambda r: number(r["NORMAL"] + r["PNEUMONIA"], 0),
@@ -307,8 +358,7 @@ def data_table(
     data = run.info["data"]
     rows = pd.DataFrame(data["counts"]).T.assign(patients=data["patients"], groups=data["duplicate_groups"])
     rows.loc["all"] = rows.sum()
-    table = _table(rows.to_dict("records"), _DATA)
-    return table.set_index(pd.Index([say(split) for split in rows.index], name=say("split")))
+    return _table(rows.rename_axis("split").reset_index().to_dict("records"), _DATA)
 
 # %% ../nbs/08_tables.ipynb #6235ff03
 def _command(run: Run) -> str:
@@ -327,7 +377,7 @@ def _command(run: Run) -> str:
     words += [f"--{budget.replace('_', '-')} {value:g}" for budget, value in run.budgets.items()]
     return " ".join(["pneumoprune lab", *words])
 
-# %% ../nbs/08_tables.ipynb #b5281a19
+# %% ../nbs/08_tables.ipynb #3880485b
 def reproduce_table(
     run: Run,
 ) -> pd.DataFrame:  # one row for each thing to know
@@ -340,6 +390,7 @@ def reproduce_table(
         say("processor"): f"{info['cpu']} ({info['system']})",
         say("threads"): str(info["threads"]),
     }
-    rows |= {say("version of {}").format(name): version for name, version in info["versions"].items()}
-    rows |= {say("minutes, {}").format(stage): number(seconds / 60, 1) for stage, seconds in info["seconds"].items()}
-    return pd.DataFrame({say("what"): rows.keys(), say("value"): rows.values()})
+    rows[say("versions")] = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
+    minutes = (f"{stage} {number(seconds / 60, 1)}" for stage, seconds in info["seconds"].items())
+    rows[say("minutes of each stage")] = "; ".join(minutes)
+    return _table(rows.items(), {"what": itemgetter(0), "value": itemgetter(1)})

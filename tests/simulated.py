@@ -251,7 +251,9 @@ def _quantised(rng, info, summary) -> pd.DataFrame:
 
 
 def _info(rng, seed, counts, synthetic, epochs, rounds, progression) -> dict:
-    size, train = 192 + 32 * (seed % 3), {"epochs": epochs, "batch_size": 128, "lr": 3e-4, "warmup": 1.0, "seed": seed}
+    size = 192 + 32 * (seed % 3)
+    train = {"epochs": epochs, "batch_size": 64 + 32 * (seed % 5), "lr": 1e-4 * (1 + seed % 6),
+             "warmup": 1.0, "seed": seed}
     train["progression"] = list(progression)
     patients = {split: int(sum(classes.values()) * rng.uniform(0.4, 0.6)) for split, classes in counts.items()}
     return {

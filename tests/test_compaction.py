@@ -1094,7 +1094,8 @@ def test_whole_numbers_as_inputs_have_their_remedy():
 
 
 def test_a_channel_shuffle_of_dead_channels_keeps_its_groups():
-    model = tiny(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ChannelShuffle(3), nn.Conv2d(6, 2, 1), nn.Flatten(), nn.Linear(72, 3))
+    end = nn.Conv2d(6, 2, 1), nn.Flatten(), nn.Linear(72, 3)
+    model = tiny(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ChannelShuffle(3), *end)
     prune.custom_from_mask(model[3], "weight", torch.zeros(2, 6, 1, 1))
     with pytest.warns(ProofWarning, match="proves nothing"):
         assert len(compact(model, torch.randn(2, 3, 8, 8))[0].weight) == 3

@@ -168,7 +168,7 @@ def test_confusion_matrices_hold_every_image_of_the_test_set(run):
         shares = [cell.sum() / (positive == row).sum() for cell, row in zip(cells, (0, 0, 1, 1))]
         expected = [f"{cell.sum()}\n{number(100 * share, 1)} %" for cell, share in zip(cells, shares)]
         assert [text.get_text() for text in ax.texts] == expected
-        assert np.allclose(ax.images[0].get_array().ravel(), shares)
+        assert np.allclose(ax.collections[0].get_array().ravel(), shares)
 
 
 def test_roc_curves_enclose_the_areas_of_the_summary(run):
@@ -312,7 +312,7 @@ def test_failures_add_up_and_the_surest_error_comes_first(run):
 def test_the_command_names_what_was_not_the_default(run, three):
     def command(given, **changed):
         info = {**given.info, "settings": {**given.info["settings"], **changed}}
-        return printed("reproduce_table", replace(given, info=info)).iloc[0, 1]
+        return printed("reproduce_table", replace(given, info=info)).loc["command", "value"]
 
     assert "--data chest_xray.zip" in command(three) and "--data" not in command(run)
     assert "--limit" not in command(three) and "--limit 100" in command(three, limit=100)

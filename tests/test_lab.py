@@ -49,27 +49,31 @@ def test_a_stage_killed_before_its_record_is_made_again(tmp_path, settings):
     assert lab.Lab(phantoms(60, 64), settings, tmp_path).done("sensitivity")
 
 
-def test_a_damaged_stage_made_again_with_another_result_makes_the_later_ones_void(tmp_path, settings):
+def test_a_damaged_stage_made_again_with_another_result_makes_void_what_was_made_from_it(tmp_path, settings):
+    def write(run, stage, content):
+        for name in lab._leaves(0)[stage]:
+            (run.folder / name).parent.mkdir(exist_ok=True)
+            (run.folder / name).write_text(content, encoding="utf-8")
+
     def again(content):
-        "The stage's file is damaged, and the stage makes it again"
-        (tmp_path / "sensitivity.csv").write_text("damaged", encoding="utf-8")
+        "A file of the stage is damaged, and the stage makes it again"
+        (tmp_path / "compaction.csv").write_text("damaged", encoding="utf-8")
         run = lab.Lab(phantoms(60, 64), settings, tmp_path)
-        with pytest.warns(UserWarning, match="sensitivity.csv in .*: missing or damaged"):
+        with pytest.warns(UserWarning, match="compaction.csv in .*: missing or damaged"):
             lab._mend(run)
-        assert not run.done("sensitivity") and run.done("amounts")
-        run.timed("sensitivity", lambda _: (tmp_path / "sensitivity.csv").write_text(content, encoding="utf-8"))
+        assert not run.done("compacted") and run.done("slim")
+        run.timed("compacted", lambda run: write(run, "compacted", content))
         return run
 
     run = lab.Lab(phantoms(60, 64), settings, tmp_path)
-    for stage, name in (("sensitivity", "sensitivity.csv"), ("amounts", "amounts.csv")):
-        (tmp_path / name).write_text("1\n", encoding="utf-8")
-        run.timed(stage, lambda _: None)
+    for stage in ("compacted", "slim", "sensitivity"):
+        run.timed(stage, lambda run, stage=stage: write(run, stage, "1"))
     trained = run.checkpoints("slim-1") / "last.safetensors"
     trained.parent.mkdir(parents=True)
     trained.touch()
-    assert again("1\n").done("amounts") and trained.exists()  # the same file as before
-    assert not again("2\n").done("amounts") and not trained.exists()
-    assert list(read_json(tmp_path / "run.json")["stages"]) == ["sensitivity"]
+    assert again("1").done("slim") and trained.exists()  # the same files as before
+    assert not again("2").done("slim") and not trained.exists()
+    assert list(read_json(tmp_path / "run.json")["stages"]) == ["sensitivity", "compacted"]
 
 
 def test_the_second_process_on_a_folder_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):

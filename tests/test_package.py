@@ -69,11 +69,11 @@ def test_the_wheel_holds_modules_network_licence_and_book(built):
         names = set(wheel.namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pneumoprune").glob("*.py")}
     data = {"pneumoprune/py.typed", "pneumoprune/models/slim-int8.onnx"}
-    chapters = {f"pneumoprune/book/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "nbs").rglob("*.ipynb")
-                if ".ipynb_checkpoints" not in path.parts}
-    page = {f"pneumoprune/book/{name}" for name in ("_quarto.yml", "_quarto-en.yml", "_quarto-ru.yml", "index.qmd",
-                                                    "report/strip_directives.py", "report/typst-show.typ")}
-    assert names >= modules | data | chapters | page
+    findings = [path.relative_to(ROOT).as_posix() for path in (ROOT / "nbs/findings").rglob("0*.ipynb")]
+    page = ["_quarto.yml", "_quarto-en.yml", "_quarto-ru.yml", "index.ipynb", "nbs/findings/references.bib",
+            "nbs/findings/references.qmd", "report/typst-show.typ"]
+    report = {f"pneumoprune/book/{name}" for name in (*findings, *page)}
+    assert names >= modules | data | report and not [name for name in names if "book/nbs/0" in name]
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert {name.split("/")[0].removesuffix("-" + pneumoprune.__version__ + ".dist-info") for name in names} == {
         "pneumoprune"
@@ -245,6 +245,7 @@ def test_a_missing_extra_is_one_line_that_names_it(installed, xray, tmp_path):
     commands = {
         ("lab", "--quick", "--out", str(tmp_path / "run")): "lab",
         ("report", str(tmp_path)): "report",
+        ("evaluate", str(tmp_path)): "report",
         ("compact", str(tmp_path / "net.safetensors"), "-o", str(tmp_path / "small.safetensors")): "torch",
         ("predict", str(tmp_path / "x.dcm")): "dicom",
         ("explain", str(xray), "-o", str(tmp_path / "h.png"), "--model", str(tmp_path / "net.safetensors")): "torch",
@@ -277,7 +278,8 @@ def imported(module, seen):
         yield from (name.partition(".")[0] for name in names)
 
 
-@pytest.mark.parametrize("module, extra", [("cli", ""), ("prediction", ""), *pneumoprune._EXTRAS.items()])
+@pytest.mark.parametrize("module, extra", [("cli", ""), ("prediction", ""), ("assessment", "report"),
+                                           *pneumoprune._EXTRAS.items()])
 def test_an_extra_brings_what_its_modules_import(module, extra, about):
     others = set(imported(module, set())) - sys.stdlib_module_names - {"pneumoprune"}
     assert others - importable(about, extra) == set()

@@ -1,242 +1,272 @@
-"""The report as a reader gets it: a small book is rendered without Quarto and the finished PDF is read back."""
+"The report as a reader gets it: a stranger's run is rendered in both languages, and PDF and HTML are read back"
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
+from simulated import simulated_run
 
+from pneumoprune import __version__
+from pneumoprune.core import MODELS
+from pneumoprune.phrases import interval, number, significant
 from pneumoprune.report import _WORDS as WORDS
-from pneumoprune.report import ReportError, _read_book, render_report
+from pneumoprune.report import ReportError, render_report
+from pneumoprune.run import curve_noise, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
+SECRET = "TOP-SECRET-OF-THE-READER"
 
 
-def svg_of_a_line() -> str:
-    import io
-
-    figure, axes = plt.subplots(figsize=(3, 2))
-    axes.plot([1, 2, 3])
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def shown(**data) -> list:
-    names = {"svg": "image/svg+xml", "html": "text/html", "md": "text/markdown", "text": "text/plain"}
-    return [new_output("display_data", {names[key]: value for key, value in data.items()})]
-
-
-FRAME = pd.DataFrame({"parameters": [61_100_840, 2_345], "file": ["a.onnx", "b.onnx"]}, index=["original", "slim"])
-
-DATA = [
-    new_markdown_cell("# Data {#sec-data}\n\n> X-rays\n\nShown in @fig-data-line, counted in @tbl-data-md."),
-    new_code_cell("#| default_exp data"),
-    new_code_cell("#| hide\nimport secret_of_the_house"),
-    new_code_cell(
-        '#| export\n#| label: fig-data-line\n#| fig-cap: "A line of $n$ points."\n'
-        '#| fig-alt: "Line rising to the right."\nplot_a_line()',
-        outputs=shown(svg=svg_of_a_line(), text="<Figure size 300x200>"),
-    ),
-    new_markdown_cell("| class | n |\n|---|--:|\n| normal | 1 583 |\n\n: Two classes. {#tbl-data-md}"),
-    new_markdown_cell(
-        "## Splits {#sec-data-splits}\n\nBy the formula\n\n$$ \\hat y = \\sigma(w \\cdot x). $$"
-    ),
-]
-SIZES = [
-    new_markdown_cell("# Sizes\n\nAfter @sec-data, see @tbl-sizes-frame, [-@tbl-sizes-styled] and @sec-data-splits."),
-    new_code_cell(
-        '#| label: tbl-sizes-frame\n#| tbl-cap: "Parameters."\nframe',
-        outputs=shown(html=FRAME.to_html(), text="parameters …"),
-    ),
-    new_code_cell(
-        '#| label: tbl-sizes-styled\n#| tbl-cap: "Styled."\n#| echo: false\nhidden_call()',
-        outputs=shown(html=FRAME.style.set_caption("a caption of its own").to_html()),
-    ),
-    new_code_cell(
-        "print_much()",
-        outputs=[
-            new_output("stream", name="stdout", text="\n".join(f"line {n}" for n in range(500))),
-            new_output("stream", name="stderr", text="a warning nobody needs"),
-        ],
-    ),
-]
-RESULTS = [
-    new_markdown_cell("# Results {#sec-results}"),
-    new_code_cell(
-        "import json, os\nfolder = os.environ['PNEUMOPRUNE_RUN']\nsummary = json.load(open(folder + '/summary.json'))"
-    ),
-    new_code_cell(
-        "#| echo: false\nfrom IPython.display import Markdown\n"
-        "Markdown(f\"The accuracy of @tbl-sizes-frame is {summary['accuracy']:.3f}.\")"
-    ),
-    new_code_cell(
-        '#| label: tbl-results-all\n#| tbl-cap: "Results."\n'
-        "Markdown(f\"| model | accuracy |\\n|---|--:|\\n| original | {summary['accuracy']:.4f} |\")"
-    ),
-]
-PROFILE = """lang: {lang}
-keywords: [pruning, AlexNet]
-project: {{output-dir: _report/{lang}}}
-book:
-  title: {title}
-  subtitle: Tested
-  output-file: small
-  chapters: [index.qmd, nbs/data.ipynb, nbs/sizes.ipynb, nbs/findings/results.ipynb]
-"""
-
-
-def make_book(folder: Path) -> Path:
-    (folder / "nbs/findings").mkdir(parents=True)
-    shutil.copytree(ROOT / "report", folder / "report")
-    shutil.copy(ROOT / "_quarto.yml", folder)
-    (folder / "index.qmd").write_text(
-        '# Preface {.unnumbered}\n\n::: {.content-visible when-profile="en"}\nOnly English.\n:::\n\n'
-        '::: {.content-visible when-profile="ru"}\nТолько по-русски.\n:::\n',
-        encoding="utf-8",
-    )
-    for lang, title in {"en": "A small book", "ru": "Малая книга"}.items():
-        (folder / f"_quarto-{lang}.yml").write_text(PROFILE.format(lang=lang, title=title), encoding="utf-8")
-    for name, cells in {"data": DATA, "sizes": SIZES, "findings/results": RESULTS}.items():
-        nbformat.write(new_notebook(cells=cells), folder / "nbs" / f"{name}.ipynb")
+def hostile(folder: Path) -> Path:
+    "A run folder whose every text means mischief"
+    secret = folder.parent / "secret.txt"
+    secret.write_text(SECRET)
+    html = f'<script>alert(1)</script> [click](javascript:alert(2)) <embed src="{secret}"> ![x]({secret})'
+    typst = '`#text("INJ" + str(20+22))`{=typst} #eval("20+22") #read("metadata.json") $x$ \\input{x} @fig-none'
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    info["data"]["name"] = f"x` {html} {typst} `y.zip"
+    info["cpu"], info["versions"]["torch"] = html, typst
+    (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    predictions = pd.read_csv(folder / "predictions.csv")
+    predictions["name"] = "</td>" + predictions["name"].str.replace("/", "_") + "<b>#eval(1)$x$"
+    predictions["patient"] = "<i>" + predictions["patient"]
+    predictions.to_csv(folder / "predictions.csv", index=False)
     return folder
 
 
-def make_run(folder: Path, accuracy: float, synthetic: bool = False) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"data": {"synthetic": synthetic}}))
-    (folder / "summary.json").write_text(json.dumps({"accuracy": accuracy}))
-    return folder
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("report") / "run"
+    return hostile(simulated_run(5, seeds=3, external=True, folder=place).folder)
 
 
-def text_of(pdf: Path | PdfReader, pages=slice(None)) -> str:
-    reader = pdf if isinstance(pdf, PdfReader) else PdfReader(pdf)
-    return " ".join(" ".join(page.extract_text() for page in reader.pages[pages]).split())
+@pytest.fixture(scope="module", params=["en", "ru"])
+def pdf(request, folder) -> Path:
+    "The report of that run, as PDF and HTML"
+    return render_report(folder, folder.parent / f"{request.param}.pdf", lang=request.param, html=True)
+
+
+@pytest.fixture(scope="module")
+def pages(pdf) -> list[str]:
+    return [" ".join(page.extract_text().split()) for page in PdfReader(pdf).pages]
+
+
+@pytest.fixture(scope="module")
+def page(pdf) -> str:
+    return pdf.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def dictionaries(reader: PdfReader):
     "Every dictionary object of a PDF"
-    for number in range(1, len(reader.xref_objStm) + sum(map(len, reader.xref.values())) + 1):
-        value = reader.get_object(number)
+    for place in range(1, len(reader.xref_objStm) + sum(map(len, reader.xref.values())) + 1):
+        value = reader.get_object(place)
         if isinstance(value, DictionaryObject):
             yield value
 
 
-@pytest.fixture(scope="module")
-def book(tmp_path_factory) -> Path:
-    return make_book(tmp_path_factory.mktemp("book") / "book")
+def labels(lang: str) -> list[str]:
+    "Every figure and table that the notebooks of a language label"
+    profile = yaml.safe_load((ROOT / f"_quarto-{lang}.yml").read_text(encoding="utf-8"))["book"]
+    found = []
+    for name in [*profile["chapters"], *profile["appendices"]]:
+        found += re.findall(r"(?:#\| label: |\{#)((?:fig|tbl)-[\w-]+)", (ROOT / name).read_text(encoding="utf-8"))
+    other = {"en": "tbl-headline-ru", "ru": "tbl-headline"}[lang]
+    return [label for label in found if label != other]
 
 
-@pytest.fixture(scope="module")
-def report(book, tmp_path_factory) -> Path:
-    "The small book of a run, as PDF and HTML, without Quarto"
-    folder = tmp_path_factory.mktemp("report")
-    run = make_run(folder / "run", accuracy=0.8765)
-    return render_report(run, folder / "report.pdf", html=True, book=book)
+def absent(folder: Path) -> set[str]:
+    "Tables that this run gives no reason for"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    elsewhere = "external" in summary["models"]["original"]
+    return ({"tbl-seeds"} if "count" not in summary["seeds"] else set()) | (set() if elsewhere else {"tbl-external"})
 
 
-@pytest.fixture(scope="module")
-def text(report) -> str:
-    return text_of(report)
+def test_it_is_short_and_its_findings_come_first(pdf, pages):
+    least, most = {"en": (15, 30), "ru": (11, 16)}[pdf.stem]
+    assert least <= len(pages) <= most
+    caption = {"en": "Confusion matrices on", "ru": "Матрицы ошибок на"}[pdf.stem]
+    assert [place for place, text in enumerate(pages, 1) if caption in text][0] < 15
 
 
-def test_every_figure_and_table_is_numbered_once(text):
-    assert re.findall(r"Figure (\d\.\d): ", text) == ["1.1"]
-    assert re.findall(r"Table (\d\.\d): ", text) == ["1.1", "2.1", "2.2", "3.1"]
+def test_the_first_page_identifies_the_run(pdf, pages, folder):
+    first, run = pages[0], load_run(folder)
+    assert f"pneumoprune {__version__}" in first
+    assert {"en": "no medical device", "ru": "не медицинское изделие"}[pdf.stem] in first
+    assert WORDS[pdf.stem]["phantoms"] in first
+    for name in MODELS:
+        value = number(run.summary["models"][name]["test"]["accuracy"][0])
+        assert (value if pdf.stem == "en" else value.replace(".", ",")) in first, name
 
 
-def test_references_are_resolved(text):
-    assert "Shown in Figure 1.1, counted in Table 1.1." in text
-    assert "After Chapter 1, see Table 2.1, 2.2 and Section 1.1." in text
-    assert "The accuracy of Table 2.1 is 0.876." in text or "The accuracy of Table 2.1 is 0.877." in text
-    assert "?@" not in text and "@fig" not in text and "@tbl" not in text and "@sec" not in text
+def test_no_listing_but_the_recipe_and_its_answer(page):
+    listings = re.findall(r"<pre.*?</pre>", page, re.S)
+    assert len(listings) == 2 and "ln_structured" in listings[0]
+    assert "compact" in listings[1] and listings[1].count("\n") == 0
 
 
-def test_what_is_not_for_readers_is_gone(text):
-    for leak in ("#|", ":::", "default_exp", "secret_of_the_house", "hidden_call", "a warning nobody needs", "fig-cap"):
-        assert leak not in text
-    assert "a caption of its own" not in text and "Figure size" not in text
-    assert "line 499" in text and "line 250" not in text and "(480 more lines)" in text
+def test_every_figure_and_table_is_there_and_numbered_once(pdf, page, folder):
+    ids = re.findall(r'<figure id="((?:fig|tbl)-[\w-]+)"', page)
+    assert ids == [label for label in labels(pdf.stem) if label not in absent(folder)]
+    assert len(ids) == len(set(ids))
+    words = WORDS[pdf.stem]
+    for kind in ("fig", "tbl"):
+        captions = re.findall(rf"<figcaption>{words[kind]}\u00a0([\w.]+?){re.escape(words['stop'])} ", page)
+        assert len(captions) == len(set(captions)) == sum(label.startswith(kind) for label in ids)
+    assert not [leak for leak in ("?@", ":::", "@tbl-", "@sec-", "#| ", "?meta") if leak in page]
 
 
-def test_tables_keep_their_cells(text):
-    assert "original 61100840 a.onnx" in text and "normal 1 583" in text and "original 0.8765" in text
+def test_the_russian_report_has_every_figure_and_table_of_the_english_one():
+    english, russian = ({label.removesuffix("-ru") for label in labels(lang)} for lang in ("en", "ru"))
+    assert english == russian
 
 
-def test_metadata_language_and_bookmarks(report):
-    reader = PdfReader(report)
-    assert reader.metadata.title == "A small book" and reader.metadata.author == "pneumoprune contributors"
-    assert reader.metadata["/Keywords"] == "pruning, AlexNet"
-    assert reader.trailer["/Root"]["/Lang"].startswith("en")
-    titles = [entry["/Title"] for entry in reader.outline if not isinstance(entry, list)]
-    assert titles[-3:] == ["1 Data", "2 Sizes", "3 Results"]
+def test_every_figure_and_table_is_cited(pdf, page, folder):
+    cited = set(re.findall(r'href="#((?:fig|tbl)-[\w-]+)"', page))
+    assert set(labels(pdf.stem)) - cited <= {"tbl-headline", "tbl-headline-ru"} | absent(folder)
 
 
-def test_fonts_are_embedded_and_figures_are_vectors_with_alt_text(report):
-    reader = PdfReader(report)
-    objects = list(dictionaries(reader))
-    fonts = [d for d in objects if d.get("/Type") == "/FontDescriptor"]
-    assert fonts and all({"/FontFile", "/FontFile2", "/FontFile3"} & set(d) for d in fonts)
-    assert "Line rising to the right." in [str(d["/Alt"]) for d in objects if "/Alt" in d]
-    assert not [d for d in objects if d.get("/Subtype") == "/Image"]
+def test_every_interval_is_one_of_the_run(pdf, pages, folder):
+    if pdf.stem == "ru":
+        return  # the same functions print it
+    run = load_run(folder)
+    known = set()
+
+    def add(value):
+        if isinstance(value, dict):
+            for inner in value.values():
+                add(inner)
+        elif isinstance(value, list) and len(value) == 3 and not isinstance(value[0], (str, list, dict)):
+            known.update(interval(value, digits) for digits in (1, 3))
+            known.update(interval([100 * v for v in value], digits, signed=True) for digits in (1, 2))
+
+    add(run.summary)
+    judged = [run.summary["comparisons"], run.summary.get("seeds", {}).get("comparisons", {})]
+    for verdicts in (comparison["noninferiority"] for told in judged for comparison in told.values()):
+        add({m: [verdicts[m][key] for key in ("difference", "low", "high")] for m in ("accuracy", "auc")})
+    for name in run.models:
+        noise = curve_noise(run, name)
+        known |= {interval(noise["accuracy"], 2), interval(noise["loss"], 4)}
+    quartiles = run.latency.groupby(["model", "engine", "batch", "threads"])["milliseconds"].quantile([0.25, 0.5, 0.75])
+    for low, middle, high in quartiles.unstack().itertuples(index=False):
+        known.add(f"{significant(middle)} [{significant(low)}, {significant(high)}]")
+    text = " ".join(pages)
+    found = re.findall(r"[−+]?[\d.,]*\d \[[−+]?[\d.,]*\d, [−+]?[\d.,]*\d\]", text)
+    assert len(found) > 150
+    assert not [one for one in found if one not in known]
 
 
-def test_html_is_one_file(report):
-    page = report.with_suffix(".html").read_text(encoding="utf-8")
-    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
-    assert page.count("<figcaption>") == 5 and "Table\u00a02.2: Styled." in page
-    assert 'alt="Line rising to the right."' in page and "<math" in page
-    assert '<a href="#tbl-sizes-frame">Table\u00a02.1</a>' in page
-    assert "#|" not in page and "secret_of_the_house" not in page
+def test_pdf_ua_language_title_and_alternatives(pdf):
+    reader = PdfReader(pdf)
+    root, objects = reader.trailer["/Root"], list(dictionaries(reader))
+    assert b"pdfuaid:part" in root["/Metadata"].get_object().get_data()
+    assert root["/Lang"].startswith(pdf.stem) and root["/ViewerPreferences"]["/DisplayDocTitle"]
+    assert reader.metadata.title == {"en": "Pruning AlexNet", "ru": "Прунинг AlexNet"}[pdf.stem]
+    figures = sum(label.startswith("fig-") for label in labels(pdf.stem))
+    assert sum("/Alt" in entry and entry.get("/S") == "/Figure" for entry in objects) == figures
+    fonts = [entry for entry in objects if entry.get("/Type") == "/FontDescriptor"]
+    assert fonts and all({"/FontFile", "/FontFile2", "/FontFile3"} & set(entry) for entry in fonts)
+    names = {str(entry["/FontName"]).split("+")[-1].split("-")[0] for entry in objects if "/FontName" in entry}
+    assert names <= {"LibertinusSerif", "DejaVuSansMono", "DejaVuSans"}  # no letter had to be borrowed elsewhere
+    assert not [entry for entry in objects if entry.get("/Subtype") == "/Image"], "figures are drawings, not pixels"
 
 
-def test_another_run_gives_other_numbers(book, text, tmp_path):
-    other = render_report(make_run(tmp_path / "run", 0.4321), tmp_path / "other.pdf", book=book)
-    numbers, others = (re.findall(r"0\.\d{3,4}", t) for t in (text, text_of(other)))
-    assert len(numbers) == len(others) == 2 and not set(numbers) & set(others)
-    assert "0.4321" in others
+def test_figures_can_be_searched(pdf, pages, page):
+    words = {"en": "false positive rate", "ru": "доля ложных тревог"}[pdf.stem]
+    assert words in " ".join(pages) and words in page
 
 
-def test_phantoms_are_named_on_the_first_page_and_in_every_table_caption(book, text, tmp_path):
-    run = make_run(tmp_path / "run", 0.5, synthetic=True)
-    pdf = render_report(run, tmp_path / "phantoms.pdf", html=True, book=book)
-    words = WORDS["en"]
-    assert words["notice"] in text_of(pdf, slice(0, 1))
-    captions = re.findall(r"Table \d\.\d: \S+(?: classes)?\. " + re.escape(words["caption"]), text_of(pdf))
-    assert len(captions) == 4
-    assert words["notice"] in pdf.with_suffix(".html").read_text(encoding="utf-8")
-    assert words["notice"] not in text and words["caption"] not in text
+def test_links_lead_to_https_or_into_the_document(pdf, page):
+    notes = [note.get_object() for sheet in PdfReader(pdf).pages for note in sheet.get("/Annots", [])]
+    links = [note["/A"].get_object() for note in notes if "/A" in note]
+    uris = [str(link["/URI"]) for link in links if "/URI" in link]
+    assert uris and all(uri.startswith("https://") for uri in uris)
+    assert all(re.match(r"#|https://", link) for link in re.findall(r'href="([^"]*)"', page))
+    assert not re.findall(r"<[^>]*\ssrc=", page), "the page has everything in it"
+    targets, ids = set(re.findall(r'href="#([^"]*)"', page)), set(re.findall(r'\sid="([^"]*)"', page))
+    assert targets <= ids
 
 
-def test_russian(book, tmp_path):
-    run = make_run(tmp_path / "run", 0.5, synthetic=True)
-    pdf = render_report(run, tmp_path / "ru.pdf", lang="ru", book=book)
-    reader, text = PdfReader(pdf), text_of(pdf)
-    assert reader.metadata.title == "Малая книга" and reader.trailer["/Root"]["/Lang"].startswith("ru")
-    assert "Только по-русски." in text and "Only English" not in text
-    assert "Рисунок 1.1. " in text and "Таблица 2.1. " in text and "Содержание" in text
-    assert WORDS["ru"]["notice"] in text_of(pdf, slice(0, 1))
-    fonts = {str(d["/FontName"]).split("+")[-1].split("-")[0] for d in dictionaries(reader) if "/FontName" in d}
-    assert fonts <= {"LibertinusSerif", "DejaVuSansMono", "NewCMMath"}  # no letter had to be borrowed elsewhere
+def test_text_of_a_run_is_shown_and_does_nothing(pdf, pages, page):
+    text = " ".join(pages)
+    live = r"<script|<embed|<b>|<i>|</td>IM|javascript:alert\(2\)\"|<img"
+    assert not re.search(live, re.sub(r"<svg.*?</svg>", "", page, flags=re.S))
+    assert SECRET not in page and SECRET not in text and "INJ42" not in text and "INJ42" not in page
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" in text
+    assert '#text("INJ"' in text and "#eval(" in text and "<b>#eval(1)$x$" in text.replace(" ", "")
 
 
-def test_the_source_tree_is_left_alone(book, report):
-    assert not (book / "_report").exists() and not list(book.rglob("media"))
-    saved = nbformat.read(book / "nbs/findings/results.ipynb", as_version=4)
-    assert all(not cell.get("outputs") for cell in saved.cells)
+def test_phantoms_are_marked_inside_every_table_and_figure(pdf, page):
+    mark = WORDS[pdf.stem]["phantoms mark"]
+    tables = re.findall(r"<figure id=\"tbl-.*?</figure>", page, re.S)
+    made = [table for table in tables if 'id="tbl-claim' not in table]
+    assert all(f"({mark})" in table for table in made) and len(made) > 12
+    drawn = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert drawn and all(mark in re.sub(r"<[^>]+>", "", svg) for svg in drawn)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"run": "nowhere"}, "There is no run folder nowhere"),
+        ({"lang": "de"}, "no report in the language 'de'; choose one of: en, ru"),
+        ({"output": "report.docx"}, "give report.docx the ending .pdf"),
+    ],
+)
+def test_errors_name_the_remedy(folder, tmp_path, options, message):
+    with pytest.raises(ReportError, match=re.escape(message)):
+        render_report(**{"run": folder, "output": tmp_path / "x.pdf", **options})
+
+
+def test_a_run_that_lacks_something_is_named_with_the_cell(folder, tmp_path):
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    del summary["models"]["slim"]["file_mb"]
+    for path in folder.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(ReportError, match=r"index\.ipynb, cell \d+, failed with the run .*'file_mb'"):
+        render_report(tmp_path, tmp_path / "x.pdf")
+    assert not (tmp_path / "x.pdf").exists()
+
+
+def test_profiles_of_quarto():
+    "What pneumoprune reads is what Quarto reads, and every chapter is in the book"
+    profiles = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in ROOT.glob("_quarto*.yml")}
+    common, book = profiles.pop("_quarto"), profiles["_quarto-book"]
+    assert common["profile"] == {"default": "en"} and not common["execute"]["enabled"]
+    for profile in profiles.values():
+        listed = [*profile["book"]["chapters"], *profile["book"].get("appendices", [])]
+        files = [part for entry in listed for part in (entry["chapters"] if isinstance(entry, dict) else [entry])]
+        assert files[0] == "index.ipynb" and all((ROOT / file).is_file() for file in files)
+    output = [profile["project"]["output-dir"] for profile in profiles.values()]
+    assert len(output) == len(set(output))
+    written = json.dumps(book)
+    assert all(f"nbs/{path.name}" in written for path in ROOT.glob("nbs/*.ipynb"))
+    assert all(f"nbs/findings/{path.name}" in written for path in ROOT.glob("nbs/findings/*.ipynb"))
+
+
+def filtered(cells: list) -> list:
+    "Cells after the filter that Quarto runs on notebooks"
+    program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
+    text = nbformat.writes(new_notebook(cells=cells))
+    done = subprocess.run(program, input=text, capture_output=True, encoding="utf-8", check=True)
+    return json.loads(done.stdout)["cells"]
+
+
+def shown(**data) -> list:
+    names = {"html": "text/html", "md": "text/markdown", "text": "text/plain"}
+    return [new_output("display_data", {names[key]: value for key, value in data.items()})]
+
+
+FRAME = pd.DataFrame({"parameters": [61_100_840, 2_345], "file": ["a.onnx", "b.onnx"]}, index=["original", "slim"])
 
 
 def test_filter_is_a_program_of_its_own():
@@ -269,36 +299,6 @@ def test_exported_code_is_abridged():
     assert "".join(cell["source"]).strip() == expected.strip()
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"run": "nowhere"}, "There is no run folder nowhere"),
-        ({"lang": "de"}, "no report in the language 'de'; choose one of: en, ru"),
-        ({"output": "report.docx"}, "give report.docx the ending .pdf"),
-    ],
-)
-def test_errors_name_the_remedy(book, tmp_path, options, message):
-    options = {"run": make_run(tmp_path / "run", 0.5), "output": tmp_path / "x.pdf"} | options
-    with pytest.raises(ReportError, match=re.escape(message)):
-        render_report(book=book, **options)
-
-
-def test_failing_chapter_is_named(book, tmp_path):
-    run = make_run(tmp_path / "run", 0.5)
-    (run / "summary.json").write_text("{}")
-    with pytest.raises(ReportError, match=r"nbs/findings/results\.ipynb, cell 2, failed .*KeyError: 'accuracy'"):
-        render_report(run, tmp_path / "x.pdf", book=book)
-    assert not (tmp_path / "x.pdf").exists()
-
-
-def filtered(cells: list) -> list:
-    "Cells after the report's filter for notebooks"
-    program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
-    text = nbformat.writes(new_notebook(cells=cells))
-    done = subprocess.run(program, input=text, capture_output=True, encoding="utf-8", check=True)
-    return json.loads(done.stdout)["cells"]
-
-
 def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
     frame = pd.DataFrame({"n": [1]}, index=pd.Index(["= used"], name="step"))
     pieces = [new_output("stream", name="stdout", text=text) for text in ("a\n", "b\n")]
@@ -320,22 +320,19 @@ def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
     assert cells[3]["outputs"][0]["data"]["text/html"] == plain
 
 
-@pytest.mark.parametrize("lang", ["en", "ru"])
-def test_the_committed_book_renders(lang, tmp_path):
-    "Every labelled figure and table of the chapters, as saved, is numbered in the PDF, and nothing leaks"
-    book = _read_book(ROOT, lang)
-    labels = []
-    for name in book.chapters[1:]:
-        for cell in nbformat.read(ROOT / name, as_version=4).cells:
-            pattern = r"(?m)^#\| label: (fig|tbl)-" if cell.cell_type == "code" else r"\{#(fig|tbl)-"
-            top = cell.source if cell.cell_type == "markdown" else re.match(r"(#.*\n?)*", cell.source)[0]
-            labels += re.findall(pattern, top)
-    pdf = render_report(None, tmp_path / "book.pdf", lang=lang, html=True)
-    bookmarks = [entry["/Title"] for entry in PdfReader(pdf).outline if not isinstance(entry, list)]
-    assert len(bookmarks) == len(book.chapters)
-    page = pdf.with_suffix(".html").read_text(encoding="utf-8")
-    for kind in ("fig", "tbl"):
-        captions = re.findall(rf"<figcaption>{WORDS[lang][kind]}\u00a0([\d.]+?){re.escape(WORDS[lang]['stop'])} ", page)
-        assert len(captions) == len(set(captions)) == labels.count(kind) > 0
-    prose = re.sub(r"<details>.*?</details>|<code>.*?</code>|<pre.*?</pre>", "", page, flags=re.S)
-    assert not [leak for leak in ("?@", ":::", "@fig-", "@tbl-", "@sec-", "#| ") if leak in prose]
+@pytest.mark.parametrize("name", ["index.ipynb", "nbs/findings/01_aim.ipynb"])
+def test_a_chapter_executed_again_changes_nothing(name, tmp_path):
+    "Outputs hold no times, random names or dates"
+    source = ROOT / name
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", tmp_path]
+    done = subprocess.run([*command, source], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    saved, again = (
+        [cell["outputs"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "outputs" in cell]
+        for path in (source, tmp_path / source.name)
+    )
+    for cell in (*saved, *again):
+        for output in cell:
+            output.pop("execution_count", None)
+            output.pop("metadata", None)
+    assert saved == again
