@@ -132,7 +132,8 @@ def test_what_is_refused(collection, arguments, words):
 @pytest.mark.parametrize("content, words", [
     (b"", "can't be read as a CSV table"), (b"\x89PNG\r\n\x1a\n\x00\xff", "can't be read as a CSV table"),
     (b"file,label\n", "has no rows"), (b"a,b\n1,2\n", "no column that tells the path"),
-    (b'file,label\n"a.png,0\n', "a CSV table"), (b"file,label\na.png,0,1,2\n", "can't be read as a CSV table"), (b"file,label\n../../etc/passwd,0\n", "none of the 1 image"),
+    (b'file,label\n"a.png,0\n', "a CSV table"), (b"file,label\na.png,0,1,2\n", "can't be read as a CSV table"),
+    (b"file,label\n../../etc/passwd,0\n", "none of the 1 image"),
     (b"file,label\n,0\n", "none of the 1 image"),
 ])  # fmt: skip
 def test_a_table_that_is_none(tmp_path, content, words):
