@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'EXTERNAL', 'DOWNLOADS', 'DataError', 'check_siz
            'patient_of', 'find_duplicates', 'merge_patients', 'load_xrays', 'load_labelled', 'participant_flow',
            'dataset_table', 'download', 'split_validation']
 
-# %% ../nbs/01_data.ipynb #a77758e2
+# %% ../nbs/01_data.ipynb #5841031c
 import hashlib
 import importlib
 import json
@@ -45,6 +45,7 @@ from pneumoprune.core import (
     check_count,
     check_pixels,
     nameless,
+    one_line,
     read_json,
     sha256,
     to_gray,
@@ -362,7 +363,7 @@ class _Source:
     missing: Sequence[list[str]] = ()  # names that a table tells, and why there is no such image
     stamp: Callable[[], str] = lambda: ""  # changes when a table, or a file that it tells of, does
 
-# %% ../nbs/01_data.ipynb #6603c438
+# %% ../nbs/01_data.ipynb #24bc7252
 # what PIL, zipfile and zlib raise on files that are damaged, or none of theirs
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError, OverflowError, MemoryError,
@@ -372,7 +373,7 @@ _UNREADABLE = (
 
 def _one_line(error: BaseException) -> str:
     "What an error says, in one line"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)[:200] or type(error).__name__
 
 # %% ../nbs/01_data.ipynb #376926c5
 _MAX_FILE = 2**28  # bytes
@@ -458,11 +459,13 @@ def _zip_files(path: Path) -> _Files:
     lengths = {name: info.file_size for name, info in entries.items()}
     return _Files(path.name, lengths, lambda name: archive.read(entries[name]), lambda _: sha256(path))
 
-# %% ../nbs/01_data.ipynb #fc97c7ad
+# %% ../nbs/01_data.ipynb #1be4a648
 def _check_arrays(images: np.ndarray, labels: np.ndarray, where: str) -> None:
     "Raise `DataError` unless the arrays are images with one of two labels each"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] not in (1, 3):
         raise DataError(f"{where} images are {images.dtype} {images.shape}; expected uint8 (N, H, W) or (N, H, W, 3)")
+    if not math.prod(images.shape[1:]):
+        raise DataError(f"{where} images are {images.shape}: they have no pixels; download the file again")
     if labels.shape not in ((len(images),), (len(images), 1)):
         raise DataError(f"{where} labels are {labels.shape} for {len(images)} images; expected one label per image")
     if strange := sorted(set(np.unique(labels).tolist()) - {0, 1}):
@@ -856,15 +859,15 @@ def _decode_source(
         "notes": [*source.notes, *_findings(table, groups, copies, keep)],
     }
 
-# %% ../nbs/01_data.ipynb #d330b786
+# %% ../nbs/01_data.ipynb #8e8a5636
 _CACHE_FORMAT = 2  # to be raised when decoding changes
 
 
 def _cache_key(path: Path, size: int, max_pixels: int = MAX_PIXELS, *further: str) -> str:
     "A name for the decoded images of this very content at this size, under this limit"
     if path.is_dir():
-        listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(_walk(path).items())]
-        content = hashlib.sha256(json.dumps([str(path), listing]).encode()).hexdigest()
+        listing = [[os.fsencode(name).hex(), sha256(path / name)] for name in sorted(_walk(path))]
+        content = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     else:
         content = sha256(path)
     return _entry(content, size, max_pixels, *further)
@@ -901,8 +904,8 @@ def _has_room(folder: Path, needed: int) -> bool:
         return False
     return True
 
-# %% ../nbs/01_data.ipynb #13d692a9
-_RECORD = {"names", "labels", "patients", "split", "fingerprint", "failures", "left_out", "notes"}
+# %% ../nbs/01_data.ipynb #e5db331d
+_RECORD = {"pixels", "names", "labels", "patients", "split", "fingerprint", "failures", "left_out", "notes"}
 
 
 def _map_images(path: Path, n: int) -> np.ndarray:
@@ -921,12 +924,14 @@ def _read_cache(folder: Path, key: str) -> tuple[np.ndarray, dict] | None:
         record = read_json(folder / f"{key}.json")
         if set(record) - {"columns"} != _RECORD:
             raise ValueError("its record is of another kind")
+        if sha256(folder / f"{key}.npy") != record["pixels"]:
+            raise ValueError("its images are not those that were written")
         return _map_images(folder / f"{key}.npy", len(record["names"])), record
     except (OSError, ValueError, PneumopruneError) as error:
         warnings.warn(f"the cache of these images is damaged ({error}) and is made anew", stacklevel=4)
         return None
 
-# %% ../nbs/01_data.ipynb #270d695d
+# %% ../nbs/01_data.ipynb #d9364957
 def _decode_or_recall(
     key: str, open_source: Callable[[], _Source], size: int, folder: Path | None, workers: int | None
 ) -> tuple[np.ndarray, dict]:  # images to keep, uint8 (N, 1, size, size), and their record
@@ -944,6 +949,7 @@ def _decode_or_recall(
         record = _decode_source(source, images, workers)
         images.flush()
         del images
+        record["pixels"] = sha256(draft)
     write_json(folder / f"{key}.json", record)
     return _map_images(folder / f"{key}.npy", len(record["names"])), record
 
@@ -984,7 +990,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(column.replace("", np.nan), errors="coerce")
     return column if numbers[column != ""].isna().any() or numbers.isna().all() else numbers
 
-# %% ../nbs/01_data.ipynb #377c2e8a
+# %% ../nbs/01_data.ipynb #14873e33
 def _loaded(
     source: str | Path,
     size: int,
@@ -1020,8 +1026,9 @@ def _loaded(
     xrays = _xrays(images, record, path.name)
     if xrays.unreadable and not skip_unreadable:
         raise DataError("\n".join([
-            f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:", *_listed(record["failures"]),
-            "Replace them, or go on without them: --skip-unreadable",
+            f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:",
+            *(f"{line};" for line in _listed(record["failures"])),
+            "replace them, or go on without them: --skip-unreadable",
         ]))
     return xrays
 

@@ -103,7 +103,7 @@ def _with_training(settings: LabSettings, epochs: int, **changes) -> LabSettings
     return replace(settings, slim=slimming, original=replace(settings.original, epochs=epochs, **changes),
                    masked=replace(settings.masked, epochs=epochs, **changes))
 
-# %% ../nbs/18_lab.ipynb #2cd857d6
+# %% ../nbs/18_lab.ipynb #bcdaa973
 def lab_settings(
     *,
     epochs: int | None = None,  # of the original, and of all fine-tuning together; None: 25, phantoms 10, quick 4
@@ -128,7 +128,7 @@ def lab_settings(
         if budget is not None and not 0 < core.as_number(budget) < float("inf"):
             raise PneumopruneError(f"{name} is {budget}; give a number above 0, or leave it out")
     if epochs < 1 or (limit is not None and limit < 40):
-        raise PneumopruneError("a run needs at least 1 epoch (--epochs) and, if limited, at least 40 X-rays (--limit)")
+        raise PneumopruneError("a run needs at least 1 epoch, and at least 40 X-rays; give --epochs or --limit more")
     settings = LabSettings(size=size, seed=seed, seeds=seeds, limit=limit, rounds=min(2 if quick else 5, epochs))
     settings = replace(settings, slim=replace(settings.slim, **budgets))
     settings = _for_phantoms(settings) if synthetic else settings
@@ -275,7 +275,7 @@ def _as_grown(theirs: dict, mine: dict) -> dict:
         settings = settings | {"seeds": mine["settings"]["seeds"]}
     return theirs | {"settings": settings, "external": theirs["external"] or mine["external"]}
 
-# %% ../nbs/18_lab.ipynb #bde378df
+# %% ../nbs/18_lab.ipynb #a6ec0029
 def _same_run(folder: Path, mine: dict) -> dict:
     "The content of run.json; `PneumopruneError` if it is of another run than `mine`"
     info = read_json(folder / "run.json")
@@ -285,8 +285,9 @@ def _same_run(folder: Path, mine: dict) -> dict:
         old, new = ((about or {}).get("name") for about in (theirs["external"], mine["external"]))
         differences.append(f"external: {old} → {new}")
     if differences:
+        more = [f"and {len(differences) - 6} more"] if len(differences) > 6 else []
         raise PneumopruneError(
-            f"{folder} holds another run ({'; '.join(differences)}); give another folder with --out, "
+            f"{folder} holds another run ({'; '.join(differences[:6] + more)}); give another folder with --out, "
             "the same settings, or delete it"
         )
     return info

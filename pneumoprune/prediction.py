@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/17_prediction.ipynb #ac5d1fc9
+# %% ../nbs/17_prediction.ipynb #44df603e
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -25,8 +25,10 @@ from pneumoprune.core import (
     atomic_path,
     check_count,
     needs,
+    one_line,
     open_onnx,
     run_onnx,
+    shown,
 )
 from .dicom import DICOM_SUFFIXES, decode_xray, is_dicom
 
@@ -164,14 +166,14 @@ def read_image(
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PredictionError(_unreadable(path, start, error)) from error
 
-# %% ../nbs/17_prediction.ipynb #cbdc7a08
+# %% ../nbs/17_prediction.ipynb #d208dda0
 def _images_in(folder: Path) -> list[Path]:
     "Image files anywhere in a folder, sorted"
     kinds = _IMAGES + DICOM_SUFFIXES
     seen = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in kinds and not p.name.startswith(".")]
     files = [p for p in seen if p.is_file()]
     if not files:
-        raise PredictionError(f"{folder} holds no image ({' '.join(kinds)})")
+        raise PredictionError(f"{folder} holds no image ({' '.join(kinds)}); give a folder with some, or the files")
     return files
 
 
@@ -226,16 +228,17 @@ def predict_files(
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/17_prediction.ipynb #dca4687a
+# %% ../nbs/17_prediction.ipynb #f9e84718
 def _line(row: dict) -> str:
     "A row of `predict_files` for people"
     if "error" in row:
-        return row["error"] if row["error"].startswith(row["file"]) else f"{row['file']}: {row['error']}"
+        known = row["error"].startswith(row["file"])
+        return one_line(row["error"]) if known else f"{shown(row['file'])}: {one_line(row['error'])}"
     if row["decision"] is None:
-        return (f"{row['file']}: no chest X-ray as far as this network can tell (distance {row['distance']:.1f} of the "
-                "limit); no decision")
+        return (f"{shown(row['file'])}: no chest X-ray as far as this network can tell (distance "
+                f"{row['distance']:.1f} of the limit); no decision")
     warning = "" if row.get("in_domain", True) else ", forced: no chest X-ray as far as this network can tell"
-    return (f"{row['file']}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
+    return (f"{shown(row['file'])}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
             f"(threshold {row['threshold']:.3f}{warning})")
 
 
@@ -339,7 +342,7 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/17_prediction.ipynb #668841cb
+# %% ../nbs/17_prediction.ipynb #adb7d33c
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
@@ -348,6 +351,8 @@ def explain_file(
     size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
+    if Path(output).exists() and Path(output).samefile(path):
+        raise PredictionError(f"{output} is the image itself; give another name for what is written")
     if model is not None and Path(model).suffix == ".safetensors":
         with needs("torch", f"{model}, a PyTorch network,"):
             from pneumoprune.alexnet import Standardise

@@ -245,6 +245,7 @@ def test_a_missing_extra_is_one_line_that_names_it(installed, xray, tmp_path):
     commands = {
         ("lab", "--quick", "--out", str(tmp_path / "run")): "lab",
         ("report", str(tmp_path)): "report",
+        ("evaluate", str(tmp_path)): "report",
         ("compact", str(tmp_path / "net.safetensors"), "-o", str(tmp_path / "small.safetensors")): "torch",
         ("predict", str(tmp_path / "x.dcm")): "dicom",
         ("explain", str(xray), "-o", str(tmp_path / "h.png"), "--model", str(tmp_path / "net.safetensors")): "torch",
@@ -277,7 +278,8 @@ def imported(module, seen):
         yield from (name.partition(".")[0] for name in names)
 
 
-@pytest.mark.parametrize("module, extra", [("cli", ""), ("prediction", ""), *pneumoprune._EXTRAS.items()])
+@pytest.mark.parametrize("module, extra", [("cli", ""), ("prediction", ""), ("assessment", "report"),
+                                           *pneumoprune._EXTRAS.items()])
 def test_an_extra_brings_what_its_modules_import(module, extra, about):
     others = set(imported(module, set())) - sys.stdlib_module_names - {"pneumoprune"}
     assert others - importable(about, extra) == set()

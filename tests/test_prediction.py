@@ -1,6 +1,7 @@
 "Prediction as a user meets it: any image file, a fresh interpreter, the network that is shipped"
 
 import io
+import os
 import subprocess
 import sys
 import time
@@ -157,13 +158,12 @@ def test_one_prediction_from_the_shell_is_cold_small_and_without_torch(xray, tmp
     )
     command = [sys.executable, "-c", source, str(tmp_path / "x.png")]
     assert peak_memory(command) <= 150
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0 and "no medical device" in done.stdout, done.stderr
-    assert min(seconds) < 3, seconds  # a second on a quiet machine; this one may be busy
+    start = os.times()
+    done = subprocess.run(command, capture_output=True, text=True)
+    end = os.times()
+    assert done.returncode == 0 and "no medical device" in done.stdout, done.stderr
+    # time on the processor: what others do to the machine doesn't count
+    assert end.children_user + end.children_system - start.children_user - start.children_system < 1.5
 
 
 # --- model files of a stranger --------------------------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""
+Commands in processes of their own, forked from one that has loaded PyTorch once: each takes milliseconds to start,
+and may be killed, starved or cut off without harm to the tests. `python attempts.py` is the process that forks.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+LOADED = (
+    "pneumoprune.cli",
+    "pneumoprune.lab",
+    "pneumoprune.prediction",
+    "pneumoprune.networks",
+    "pneumoprune.report",
+    "onnxruntime",
+    "importlib.readers",
+    "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin",
+)
+
+
+class Ended(NamedTuple):
+    "How a process ended"
+
+    code: int  # exit code; -9 for one killed by signal 9
+    out: str
+    err: str
+    seconds: float  # on the processor: others may be busy too
+    mb: int  # resident at the peak
+
+
+class Attempts:
+    "The forking process, seen from the tests"
+
+    def __init__(self, cache: Path, modules: Path | None = None):  # folder of decoded images; folder to import from
+        # of the user's machine nothing but the paths: no threads to fork, no cache of images, no width of a terminal
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PNEUMOPRUNE_CACHE": str(cache), "TQDM_DISABLE": "1"}
+        if modules:
+            environment["PYTHONPATH"] = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, **request) -> dict:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        return json.loads(self._process.stdout.readline())
+
+    def __call__(
+        self,
+        arguments: Sequence,  # of the command `pneumoprune`; or of `call`
+        folder: Path,  # the working folder
+        *,
+        call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
+        kill_after: float | None = None,  # seconds to SIGKILL
+        limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
+        file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
+    ) -> Ended:
+        "Run and wait"
+        with tempfile.TemporaryDirectory() as place:
+            request = {
+                "arguments": [os.fsencode(str(a)).decode("latin-1") for a in arguments],
+                "folder": str(folder),
+                "call": call,
+                "limit": limit,
+                "file_size": file_size,
+                "out": f"{place}/out",
+                "err": f"{place}/err",
+            }
+            pid = self._ask(**request)["pid"]
+            clock = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL)) if kill_after is not None else None
+            if clock:
+                clock.start()
+            ended = self._answer()
+            if clock:
+                clock.cancel()
+            texts = (
+                Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err")
+            )
+            return Ended(ended["code"], *texts, ended["seconds"], ended["mb"])
+
+
+def _obey_rights() -> None:
+    "The administrator of Linux may read and write everything: lay that power down"
+    if sys.platform == "linux" and os.geteuid() == 0:
+        libc, header, powers = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        libc.capget(header, powers)
+        for i in range(2):  # effective and permitted
+            powers[i] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.capset(header, powers)
+
+
+def _become(request: dict) -> None:
+    "The child: streams, limits and user as asked"
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(request[name], os.O_CREAT | os.O_WRONLY, 0o666), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors=errors, closefd=False)
+        for number, errors in ((1, "strict"), (2, "backslashreplace"))
+    )
+    signal.setitimer(signal.ITIMER_REAL, request["limit"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(request["folder"])
+    if request["file_size"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+    _obey_rights()
+
+
+def _run(request: dict) -> int:
+    "The child's exit code"
+    module, name = request["call"].split(":")
+    arguments = [os.fsdecode(a.encode("latin-1")) for a in request["arguments"]]
+    try:
+        _become(request)
+        function = getattr(import_module(module), name)
+        if name == "main":
+            sys.argv = ["pneumoprune", *arguments]
+            function()
+        else:
+            function(*arguments)
+        return 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _serve() -> None:
+    "The forking process itself"
+    sys.path.insert(0, str(Path(__file__).parent))
+    for name in LOADED:
+        import_module(name)
+    replies = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if not (pid := os.fork()):
+            code = _run(request)
+            os._exit(code)
+        print(json.dumps({"pid": pid}), file=replies, flush=True)
+        _, status, usage = os.wait4(pid, 0)
+        print(
+            json.dumps(
+                {
+                    "code": os.waitstatus_to_exitcode(status),
+                    "seconds": usage.ru_utime + usage.ru_stime,
+                    "mb": usage.ru_maxrss // 1024,
+                }
+            ),
+            file=replies,
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    _serve()
