@@ -9,7 +9,7 @@ Every network gets random numbers in place of zeros and ones (norms, biases, lay
 accident. Then `ln_structured` masks 30 % of each convolution and linear layer along one dimension; along dim=0 the last
 layer keeps its rows. The compacted network is compared in float64 on inputs that the proof has not seen.
 
-A network is `strict` where every operation has a rule, `loose` where only `strict=False` takes it, `refused` where
+A network is `strict` where strict mode takes it, `loose` where only `strict=False` does, `refused` where
 neither does, and `wrong` where the answers differ. Each runs in a process of its own, one at a time.
 """
 
@@ -82,7 +82,8 @@ def networks(every: bool = False) -> list[tuple[str, str, str]]:
 
 def code() -> str:
     "Fingerprint of the code that is tried: rows of other code are made anew"
-    files = [HERE.parent / "pneumoprune" / f"{name}.py" for name in ("alexnet", "channels", "compaction")]
+    names = "alexnet", "channels", "graph", "cut", "compaction"
+    files = [HERE.parent / "pneumoprune" / f"{name}.py" for name in names]
     return hashlib.sha256(b"".join(file.read_bytes() for file in [*files, Path(__file__)])).hexdigest()[:12]
 
 

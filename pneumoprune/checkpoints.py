@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReport', 'compact_file']
 
-# %% ../nbs/14x_checkpoints.ipynb #b1bd5264
+# %% ../nbs/14x_checkpoints.ipynb #e5252761
 import difflib
 import importlib
 import inspect
@@ -31,8 +31,9 @@ from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 
 from .channels import CompactionError
-from .compaction import CompactionReport, _free_trace, compact
+from .compaction import CompactionReport, compact
 from .core import atomic_path
+from .cut import _free_trace
 from pneumoprune.networks import (
     _NO_CODE,
     _architecture,

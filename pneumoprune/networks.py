@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network']
 
-# %% ../nbs/14_networks.ipynb #108ccb46
+# %% ../nbs/14_networks.ipynb #df0de6c9
 import importlib
 import inspect
 import json
@@ -29,16 +29,10 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .alexnet import _materialise, copy_network
-from .channels import RULES, CompactionError, _name, _where
-from pneumoprune.compaction import (
-    _PLAIN,
-    _WIRING,
-    _free_dropout,
-    _free_trace,
-    _from_graph,
-    _sequences,
-)
+from .channels import RULES, CompactionError, _name
 from .core import atomic_path, needs, open_onnx
+from .cut import _PLAIN, _WIRING, _free_dropout, _free_trace, _from_graph, _sequences
+from .graph import _where
 
 # %% ../nbs/14_networks.ipynb #36567c2f
 _CONTAINERS = "Container Module ModuleDict ModuleList ParameterDict ParameterList Sequential"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CRITERIA', 'score_channels', 'channel_costs', 'weakest', 'remove_channels', 'SlimSettings', 'Slimmed', 'slim']
 
-# %% ../nbs/15_slimming.ipynb #f06632ec
+# %% ../nbs/15_slimming.ipynb #cc7e7d48
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from .alexnet import copy_network, count_macs, count_parameters, size_mb
 from .benchmark import in_turns
-from .channels import Group, channel_groups
 from .compaction import compact
 from .core import MB, PneumopruneError, write_csv
 from .data import XRays
 from .evaluation import shift_aucs
+from .graph import Group, channel_groups
 from .pruning import prunable
 from .synthetic import shift_suite
 from .training import TrainSettings, augment, fit, predict

@@ -67,7 +67,7 @@ class Attempts:
         *,
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
         kill_after: float | None = None,  # seconds to SIGKILL
-        interrupt_at: Path | None = None,  # a folder: Ctrl-C as soon as the state of a training is in it
+        interrupt_at: Path | None = None,  # a file: Ctrl-C as soon as it is there
         modules: Path | None = None,  # a folder to import from
         limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
         file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
@@ -98,10 +98,10 @@ class Attempts:
             return Ended(ended["code"], *texts, ended["seconds"], ended["mb"])
 
 
-def _interrupt(pid: int, folder: Path) -> None:
-    "Ctrl-C for a process that has written the state of a training"
+def _interrupt(pid: int, file: Path) -> None:
+    "Ctrl-C for a process that has written a file"
     give_up = time.monotonic() + 300
-    while not any(folder.rglob("state-*")) and time.monotonic() < give_up:
+    while not file.exists() and time.monotonic() < give_up:
         time.sleep(0.02)
     try:
         os.kill(pid, signal.SIGINT)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pneumoprune import lab
+from pneumoprune import benchmark
 from pneumoprune.checkpoints import compact_file
 from pneumoprune.cli import main
 from pneumoprune.compaction import CompactionError
@@ -124,8 +124,8 @@ def test_a_run_interrupted_after_a_stage_goes_on_from_there(finished, tmp_path, 
     folder, _ = finished
     for name in ("latency", "inference"):
         measured = pd.read_csv(folder / f"run/{name}.csv")
-        monkeypatch.setattr(lab, {"inference": "inference_seconds"}.get(name, name), lambda *_, m=measured, **__: m)
-    monkeypatch.setattr(lab, "_peak_memory", lambda _: {})
+        stopwatch = {"inference": "inference_seconds"}.get(name, name)
+        monkeypatch.setattr(benchmark, stopwatch, lambda *_, m=measured, **__: m)
     copy = shutil.copytree(folder / "run", tmp_path / "run")
     for name in ("summary.json", "predictions.csv", "models/masked.safetensors"):
         (copy / name).unlink()
@@ -177,9 +177,9 @@ def test_mistakes_in_the_options(tmp_path):
 
 
 def test_interrupted_lab_says_how_to_go_on(attempt, tmp_path):
-    "Ctrl-C after the first epoch: one line, exit code 130, the epoch kept (resuming it: test_training)"
+    "Ctrl-C in a training: one line, exit code 130 (what is kept of it: test_training)"
     arguments = ["lab", "--quick", "--epochs", "4", "--size", "64", "--limit", "60", "--out", tmp_path / "run"]
-    ended = attempt(arguments, tmp_path, interrupt_at=tmp_path / "run", limit=300)
+    ended = attempt(arguments, tmp_path, interrupt_at=tmp_path / "run/run.json", limit=300)
     assert ended.code == 130 and "give the same command again" in ended.err and "Traceback" not in ended.err, ended.err
 
 

@@ -1091,3 +1091,11 @@ def test_whole_numbers_as_inputs_have_their_remedy():
     with pytest.raises(CompactionError) as told:
         compact(nn.Linear(4, 2), torch.zeros(2, 3))
     assert "at most" not in str(told.value)
+
+
+def test_a_channel_shuffle_of_dead_channels_keeps_its_groups():
+    end = nn.Conv2d(6, 2, 1), nn.Flatten(), nn.Linear(72, 3)
+    model = tiny(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ChannelShuffle(3), *end)
+    prune.custom_from_mask(model[3], "weight", torch.zeros(2, 6, 1, 1))
+    with pytest.warns(ProofWarning, match="proves nothing"):
+        assert len(compact(model, torch.randn(2, 3, 8, 8))[0].weight) == 3

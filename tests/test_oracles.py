@@ -12,8 +12,8 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pneumoprune import evaluation as ev
-from pneumoprune.channels import channel_groups
 from pneumoprune.compaction import compact
+from pneumoprune.graph import channel_groups
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
 WEIGHTED = nn.Linear, nn.Conv2d
