@@ -1,0 +1,92 @@
+"Small changes of the code that other tests did not notice: each of these fails where its change is made"
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn.utils import prune
+
+from pneumoprune import benchmark, compaction, evaluation, pruning
+from pneumoprune.alexnet import narrow_alexnet
+
+
+def same_answers(gap: float) -> tuple[list, list]:
+    "Answers of two networks that differ by so much"
+    answer = [{"": torch.ones(2, 2, dtype=torch.float64)}]
+    return answer, [{"": torch.ones(2, 2, dtype=torch.float64) + gap}]
+
+
+@pytest.mark.parametrize("double, native", [(1e-3, 0.0), (0.0, 0.9)])
+def test_a_proof_needs_both_precisions(double, native):
+    "`or` for `and` in what is accepted"
+    compaction._prove(same_answers(0.0), same_answers(0.0), torch.float32, 1e-5)
+    with pytest.raises(compaction.CompactionError, match="differ"):
+        compaction._prove(same_answers(double), same_answers(native), torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("kernel, dilation", [(3, 1), (5, 2), (4, 1)])
+def test_padding_by_name(kernel, dilation):
+    "`padding='same'` is a padding of zeros of another width"
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, kernel, padding="same", dilation=dilation), nn.Flatten()
+    ).eval()
+    prune.ln_structured(net[2], "weight", 0.5, n=2, dim=1)
+    example = torch.randn(3, 1, 12, 12)
+    small = compaction.compact(net, example)
+    assert torch.allclose(net(example), small(example), atol=1e-6) and small[0].out_channels == 3
+
+
+def test_the_whole_set_is_timed():
+    "The number of images in the time for all of them"
+    seen = []
+    predictor = benchmark.Predictor("original", "pytorch", lambda threads: lambda images: seen.append(len(images)))
+    table = benchmark.inference_seconds([predictor], np.zeros((70, 1, 8, 8), np.uint8), batch=32, repeats=1)
+    assert seen[-3:] == [32, 32, 6]
+    each = table["seconds"] / table["milliseconds_per_image"] * 1000
+    assert each.round(6).tolist() == [70] * len(table)
+
+
+@pytest.mark.parametrize("positive, negative", [(2, 3), (3, 2), (2, 2), (5, 2)])
+def test_delong_with_tiny_classes(positive, negative):
+    "Variances divide by one less than the number of images: with two of a class, that is half of everything"
+    rng = np.random.default_rng(positive)
+    labels = np.repeat([1, 0], [positive, negative])
+    scores = rng.random((2, len(labels)))
+    wins = [np.subtract.outer(s[labels == 1], s[labels == 0]) > 0 for s in scores]
+    gain = wins[1].astype(float) - wins[0]
+    variance = gain.mean(1).var(ddof=1) / positive + gain.mean(0).var(ddof=1) / negative
+    expected = 2 * stats.norm.sf(abs(gain.mean()) / variance**0.5) if variance else float(gain.mean() == 0)
+    assert evaluation._delong_p(labels, *scores) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1], [0, 1, 1], [0, 1]])
+def test_delong_with_one_image_of_a_class_shows_nothing(labels):
+    labels = np.array(labels)
+    assert evaluation._delong_p(labels, labels * 0.5, 1 - labels * 0.5) == 1.0
+
+
+@pytest.mark.parametrize("resamples", [1, 2, 255, 256, 257, 600])
+def test_there_are_as_many_resamples_as_were_asked_for(resamples):
+    "The last one included, and none twice"
+    labels = np.tile([0, 1], 30)
+    blocks = list(evaluation._resampled_weights(labels, np.arange(60), resamples, seed=0))
+    drawn = np.concatenate(blocks)
+    assert drawn.shape == (resamples, 60) and (drawn.sum(1) == 60).all()
+    assert len(np.unique(drawn, axis=0)) == resamples
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_pruning_in_one_round_is_the_recipe_once(rounds):
+    net = narrow_alexnet((8,) * 5, (16, 16), seed=0)
+    tuned = []
+    path = pruning.prune_iteratively(net, lambda model, number: tuned.append(number), rounds=rounds)
+    assert tuned == list(range(1, rounds + 1)) and path["round"].unique().tolist() == tuned
+    once = narrow_alexnet((8,) * 5, (16, 16), seed=0)
+    pruning.apply_recipe(once)
+    if rounds == 1:
+        masks = {name: mask for name, mask in once.named_buffers() if name.endswith("_mask")}
+        assert masks and all(torch.equal(mask, dict(net.named_buffers())[name]) for name, mask in masks.items())
+    assert isinstance(path, pd.DataFrame)
