@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network']
 
-# %% ../nbs/14_networks.ipynb #df0de6c9
+# %% ../nbs/14_networks.ipynb #1c30ac2e
 import importlib
 import inspect
 import json
@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from .alexnet import _materialise, copy_network
 from .channels import RULES, CompactionError, _name
@@ -200,7 +201,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         raise ValueError(f"unknown argument {kind!r}")
     return readers[kind](content)
 
-# %% ../nbs/14_networks.ipynb #fbcb9a9d
+# %% ../nbs/14_networks.ipynb #a3f33600
 def _of_rnn(m: Any) -> dict:
     names = "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"
     extra = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(type(m), ())
@@ -222,6 +223,7 @@ _SETTINGS: dict[type, Callable[[Any], dict]] = {
     nn.TransformerEncoder: lambda m: {"encoder_layer": m.layers[0], "mask_check": m.mask_check},
     nn.TransformerDecoder: lambda m: {"decoder_layer": m.layers[0]},
     nn.AdaptiveLogSoftmaxWithLoss: lambda m: {"head_bias": m.head.bias is not None},
+    FrozenBatchNorm2d: lambda m: {"num_features": len(m.weight)},
 }  # fmt: skip
 
 # %% ../nbs/14_networks.ipynb #f5e7d478
