@@ -71,7 +71,7 @@ def _cut(values: np.ndarray, limits: Sequence[float]) -> pd.Categorical:
     codes = np.where(np.isnan(values), len(words), np.searchsorted(limits, values, side="right"))
     return pd.Categorical.from_codes(codes, [*words, "unknown"]).remove_unused_categories()
 
-# %% ../nbs/17x_assessment.ipynb #a559bfae
+# %% ../nbs/17x_assessment.ipynb #975d171e
 def group_by(
     xrays: XRays,  # with `columns`, which a table brings
     by: str,  # a column, or one with limits, such as 'age:18,65'
@@ -80,7 +80,8 @@ def group_by(
     name, _, text = by.partition(":")
     table = pd.DataFrame() if xrays.columns is None else xrays.columns
     if name not in (have := list(table)):
-        what = f"its columns are {', '.join(have)}" if have else "only a table brings columns; give it with --table"
+        what = "only a table brings columns; give it with --table" if xrays.columns is None else (
+            f"its columns are {', '.join(have) or 'those of path, label, patient and split alone'}")
         raise DataError(f"{xrays.source} has no column {name!r} to group by; {what}")
     column = table[name]
     numbers = pd.to_numeric(column, errors="coerce")
@@ -185,7 +186,7 @@ def _told_groups(name: str, found: dict) -> list[str]:
     within = _interval(found["within_auc"]) if found["within_auc"] else "no group holds both classes"
     return [*lines, f"  pairs of the same {name:<22}  {within}"]
 
-# %% ../nbs/17x_assessment.ipynb #713285d0
+# %% ../nbs/17x_assessment.ipynb #0de9d0fd
 def format_assessment(
     assessment: Assessment,
 ) -> str:
@@ -196,7 +197,7 @@ def format_assessment(
         f"{data['name']}: {data['images']} images of {data['patients']} patients, {data['positives']} with pneumonia; "
         f"{report['model']['file']} decides at {report['model']['threshold']:.3f}",
         *(f"note: {note}" for note in data["notes"]),
-        *([f"note: {len(data['unreadable'])} images could not be read"] if data["unreadable"] else []),
+        *([f"note: images that could not be read: {len(data['unreadable'])}"] if data["unreadable"] else []),
         *([f"note: {report['beyond_guard']:.1%} are no chest X-rays as far as this network can tell"]
           if report.get("beyond_guard") else []),
         "", f"{'':24} value  95 % interval by patient",

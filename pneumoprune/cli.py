@@ -43,7 +43,7 @@ def about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/20_cli.ipynb #c310dcef
+# %% ../nbs/20_cli.ipynb #5f144789
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -59,12 +59,12 @@ def _budget(value: float | None) -> float | None:
     return value
 
 
-def _roles(column: list[str] | None) -> dict[str, str] | None:
+def _roles(column: list[str] | None) -> dict[str, str]:
     "`--column label=Target` and the like, as a dictionary"
     pairs = [text.partition("=") for text in column or []]
     if wrong := [text for text, (role, _, name) in zip(column or [], pairs) if not (role and name)]:
         raise typer.BadParameter(f"--column {wrong[0]}: give a role and a name, such as label=Target")
-    return {role: name for role, _, name in pairs} or None
+    return {role: name for role, _, name in pairs}
 
 
 @app.command()
@@ -267,15 +267,7 @@ def explain(
     explain_file(image, output, model)
     typer.echo(f"written to {output}")
 
-# %% ../nbs/20_cli.ipynb #7ddbdafc
-def _roles(column: list[str] | None) -> dict[str, str]:
-    "`--column label=Target` and the like, as a dictionary"
-    pairs = [text.partition("=") for text in column or []]
-    if wrong := [text for text, (role, _, name) in zip(column or [], pairs) if not (role and name)]:
-        raise typer.BadParameter(f"--column {wrong[0]}: give a role and a name, such as label=Target")
-    return {role: name for role, _, name in pairs}
-
-
+# %% ../nbs/20_cli.ipynb #27aeee19
 @app.command()
 def evaluate(
     data: Annotated[Path, Argument(help="Labelled X-rays: folder, zip, CSV table beside them, or MedMNIST .npz.")],
@@ -324,7 +316,7 @@ def _mistake(error: Exception) -> str:
         text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
     return one_line(text)
 
-# %% ../nbs/20_cli.ipynb #5dd69417
+# %% ../nbs/20_cli.ipynb #1755e7f5
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     # a warning is a sentence to the user, who has no use for the line of code it came from
@@ -340,6 +332,6 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     if code == 130:  # what typer, too, makes of Ctrl-C
-        again = "give the same command again (lab goes on from the last complete epoch)"
+        again = "give the same command again (lab goes on from its last recorded state)"
         print(f"\npneumoprune: interrupted; {again}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

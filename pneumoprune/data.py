@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'SPLITS', 'EXTERNAL', 'DOWNLOADS', 'DataError', 'check_size', 'XRays', 'show_grid', 'show_samples',
            'patient_of', 'find_duplicates', 'merge_patients', 'load_xrays', 'load_labelled', 'participant_flow',
-           'dataset_table', 'download', 'split_validation']
+           'dataset_table', 'download', 'split_validation', 'split_by_cluster']
 
 # %% ../nbs/01_data.ipynb #5841031c
 import hashlib
@@ -325,7 +325,7 @@ def _lay_out(names: Iterable[str], source: str) -> tuple[list[_Place], list[str]
     notes = [note.format(_count(n, what)) for n, what, note in steps if n]
     return sorted(places, key=lambda place: (SPLITS.index(place.split), place.rest, place.root)), notes
 
-# %% ../nbs/01_data.ipynb #711f132b
+# %% ../nbs/01_data.ipynb #f0befd00
 def _class_place(name: str) -> _Place | None:
     "What a path says about its image where only its class is told: the last folder that is named like a class"
     folders = [part.upper() for part in name.split("/")[:-1]]
@@ -340,9 +340,14 @@ def _lay_out_labelled(names: Iterable[str], source: str) -> tuple[list[_Place], 
     names = list(names)
     images = [name for name in names if not _hidden(name) and name.lower().endswith(_SUFFIXES)]
     places = [place for place in map(_class_place, images) if place]
-    if not places or any(map(_place, images)):
+    if any(map(_place, images)) or not images:
         return _lay_out(names, source)
+    if not places:
+        raise DataError(f"{source} tells no labels of its {_count(len(images), 'image')}; put them into folders "
+                        f"{' and '.join(CLASSES)}, or give a CSV table with --table")
     notes, outside = [], len(images) - len(places)
+    if not any(map(_named, images)):
+        notes.append("no file name tells a patient: each image is taken as a patient of its own")
     if outside:
         notes.append(f"left out: {_count(outside, 'image')} outside of {' and '.join(CLASSES)}")
     if tables := [name for name in names if name.lower().endswith(_TABLES) and not _hidden(name)]:
@@ -528,7 +533,7 @@ def _npz_source(path: Path, max_pixels: int) -> _Source:
     ]
     return _Source(places, read, lambda: sha256(path))
 
-# %% ../nbs/01_data.ipynb #84e43938
+# %% ../nbs/01_data.ipynb #3cbc4c8e
 _USUAL = {  # what a column tells -> its usual names
     "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imageindex", "imageid", "imagename"),
     "label": ("label", "target", "class", "diagnosis", "pneumonia"),
@@ -544,8 +549,11 @@ def _read_table(content: bytes, name: str) -> pd.DataFrame:
     try:
         first = content.decode("utf-8-sig").partition("\n")[0]
         separator = max(",;\t", key=first.count)
-        table = pd.read_csv(BytesIO(content), sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            table = pd.read_csv(BytesIO(content), sep=separator, dtype=str, keep_default_na=False,
+                                encoding="utf-8-sig", index_col=False)
+    except (pd.errors.ParserWarning, ValueError) as error:  # no UTF-8, no table, rows longer than the header
         raise DataError(f"{name} can't be read as a CSV table ({_one_line(error)}); save it as CSV in UTF-8") from error
     if table.empty:
         raise DataError(f"{name} has no rows; give a table with one row for each image")
@@ -631,7 +639,7 @@ def _same_in_all_rows(rows: pd.DataFrame, name: str) -> pd.DataFrame:
             raise DataError(f"{name} tells two things of {image}, {two}; leave one of its rows")
     return rows.drop_duplicates("file")
 
-# %% ../nbs/01_data.ipynb #9cd7cfd2
+# %% ../nbs/01_data.ipynb #4262d919
 def _patients(
     table: pd.DataFrame,
     roles: dict[str, str],
@@ -641,7 +649,8 @@ def _patients(
     "Whose image each row is, and a note where that is not told"
     if "patient" in roles:
         if missing := int(nameless(table[roles["patient"]]).sum()):
-            raise DataError(f"{name}: {missing} rows have no patient; where unknown, give each a name of its own")
+            raise DataError(f"{name}: {_count(missing, 'row')} without a patient; where unknown, "
+                            "give each a name of its own")
         return table[roles["patient"]].tolist(), []
     known = sum(_named(image) is not None for image in found)
     note = f"{name} has no column of patients: " + (
@@ -963,7 +972,7 @@ def _check_classes(xrays: XRays, splits: Sequence[str] = ("train", "test")) -> N
                     f"{xrays.source} has no readable {name} images in {split}; both classes are needed there"
                 )
 
-# %% ../nbs/01_data.ipynb #50ac8c17
+# %% ../nbs/01_data.ipynb #f4f55ef7
 def _listed(failures: list[list[str]]) -> list[str]:
     "A line for each image that can't be read, or one for all that fail for the same reason where these are many"
     lines = []
@@ -977,7 +986,10 @@ def _listed(failures: list[list[str]]) -> list[str]:
 def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
     "Images and record as one value"
     labels, patients, names, split = (np.array(record[name]) for name in ("labels", "patients", "names", "split"))
-    columns = pd.DataFrame(record["columns"]).apply(_as_numbers) if "columns" in record else None
+    columns = None
+    if "columns" in record:  # a table may have no further ones
+        told = {name: _as_numbers(pd.Series(values)) for name, values in record["columns"].items()}
+        columns = pd.DataFrame(told, index=range(len(names)))
     return XRays(
         images, labels, patients, names, split, source, record["fingerprint"],
         unreadable=tuple(name for name, _ in record["failures"]),
@@ -1236,3 +1248,47 @@ def _with_test(xrays: XRays, fraction: float = 0.2) -> XRays:
     note = f"no splits are told: {_count(int(test.sum()), 'image')} of {fraction:.0%} of the patients are test"
     told = replace(xrays, split=np.where(test, "test", "train"), notes=(*xrays.notes, note))
     return told.take(np.argsort(test, kind="stable"))
+
+# %% ../nbs/01_data.ipynb #655ee8b5
+def _clusters(features: np.ndarray, patients: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    "The cluster of each image, by k-means on standardised features; the same for all images of a patient"
+    from sklearn.cluster import KMeans
+    from sklearn.preprocessing import StandardScaler
+
+    found = KMeans(clusters, n_init=10, random_state=seed).fit_predict(StandardScaler().fit_transform(features))
+    who = pd.Series(patients)
+    most = pd.Series(found).groupby(who).agg(lambda of_one: of_one.value_counts().index[0])
+    return who.map(most).to_numpy()
+
+
+def _held(of: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    "Which images lie in the clusters that are set aside, taken in random order until there are enough"
+    order = np.random.default_rng(seed).permutation(np.unique(of))
+    images = np.cumsum([(of == cluster).sum() for cluster in order])
+    return np.isin(of, order[: 1 + np.searchsorted(images, fraction * len(of))])
+
+# %% ../nbs/01_data.ipynb #525a5dba
+def split_by_cluster(
+    xrays: XRays,  # test stays as it is; train and val (if any) are pooled and split anew
+    features: np.ndarray,  # (N, F) numbers in which similar images are close
+    fraction: float = 0.15,  # share of the pooled images that goes to val, at least: clusters are not parted
+    *,
+    clusters: int = 20,  # of k-means
+    seed: int = 0,  # of k-means, and of the order in which clusters are taken
+) -> XRays:  # the same images in the same order, with another `split`
+    "Set aside whole clusters of similar images for validation (arXiv:2405.19461), no patient in two parts"
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or len(features) != len(xrays) or not np.isfinite(features).all():
+        raise DataError(f"features of shape {features.shape} do not fit {len(xrays)} images; give numbers (N, F)")
+    if not 0 < as_number(fraction) <= 0.5:
+        raise DataError(f"a validation fraction of {fraction} makes no sense; choose one above 0 and at most 0.5")
+    pool = np.flatnonzero(xrays.split != "test")
+    if not 2 <= check_count(clusters, "clusters", 2, DataError) <= len(pool):
+        raise DataError(f"{clusters} clusters of {len(pool)} images make no sense; give fewer")
+    of = _clusters(features[pool], xrays.patients[pool], clusters, check_count(seed, "the seed", 0, DataError))
+    split = xrays.split.copy()
+    split[pool] = np.where(_held(of, fraction, seed), "val", "train")
+    for part in ("train", "val"):
+        if len(np.unique(xrays.labels[split == part])) < len(CLASSES):
+            raise DataError(f"these clusters give {part} one class only; use more clusters, or another seed")
+    return replace(xrays, split=split)

@@ -122,7 +122,7 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #9e4d1e74
+# %% ../nbs/06_phrases.ipynb #c1119260
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "p": "p",
@@ -175,7 +175,8 @@ _RUSSIAN = {
     "latency, batch 1 (ms)": "задержка, пакет 1 (мс)",
     "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)",
     "accuracy, each seed": "точность, по обучениям", "ROC AUC, each seed": "ROC AUC, по обучениям",
-    "smoke run": "пробный запуск", "external": "другая больница",
+    "smoke run": "пробный запуск", "no chest X-rays": "не рентгенограммы", "refused (%)": "отклонено (%)",
+    "external": "другая больница",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
     "images per second": "снимков в секунду",
     "difference [95 % interval] (points)": "разность [95%-й интервал] (п. п.)",

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TRAINED_AS', 'Run', 'load_run', 'reference_run', 'seed_columns', 'summarise', 'times_smaller',
-           'times_faster', 'same_decisions', 'kinds', 'misclassified', 'run_outcome', 'recorded_runs', 'image_sides',
-           'prunings', 'steady_stretches', 'roughness', 'curve_noise', 'curve_jumps']
+           'times_faster', 'same_decisions', 'kinds', 'misclassified', 'same_view', 'run_outcome', 'recorded_runs',
+           'image_sides', 'prunings', 'steady_stretches', 'roughness', 'curve_noise', 'curve_jumps']
 
-# %% ../nbs/05_run.ipynb #79984a81
+# %% ../nbs/05_run.ipynb #f2d2aff1
 import math
 import re
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ from pneumoprune.evaluation import (
     seed_comparison,
     seed_intervals,
     shift_aucs,
+    within_auc_with_interval,
 )
 
 # %% ../nbs/05_run.ipynb #932e220c
@@ -91,7 +92,7 @@ class Run:
         "Number of images of one split"
         return sum(self.info["data"]["counts"][split].values())
 
-# %% ../nbs/05_run.ipynb #feab5816
+# %% ../nbs/05_run.ipynb #0b33a024
 _REQUIRED = ("history", "predictions", "latency")
 _OPTIONAL = ("rounds", "compaction", "pruning", "sensitivity", "inference", "amounts", "earlier", "external")
 
@@ -101,6 +102,67 @@ def _seed_folders(folder: Path) -> list[Path]:
     numbered = {int(path.name[5:]): path for path in folder.glob("seed-*") if re.fullmatch(r"seed-[1-9]\d*", path.name)}
     return [path for _, path in sorted(numbered.items()) if (path / "run.json").is_file()]
 
+# %% ../nbs/05_run.ipynb #7f778e41
+_WORDS = {  # columns of words: what may stand in them
+    "model": rf"({'|'.join(map(re.escape, MODELS))})(-seed-\d+)?", "engine": "pytorch|onnxruntime",
+    "split": r"train|val(-[a-z]{1,30})?|test|external", "layer": r"[\w.]{1,80}", "widths": r"\d+(-\d+)*",
+    "name": r"(?s).*", "patient": r"(?s).*", "run": r"(?s).*",  # these are only shown, as text
+    **dict.fromkeys(("accuracy_verdict", "auc_verdict"), "superior|(non-)?inferior|inconclusive|uninformative|"),
+}
+_COLUMNS = {  # table: the columns that it must have; all but those above hold numbers
+    "history": "model epoch train_loss train_accuracy val_loss val_accuracy",
+    "predictions": "split name patient label",
+    "latency": "model engine batch threads repeat milliseconds",
+    "rounds": "round widths parameters macs size_mb val_auc",
+    "compaction": "layer inputs_before outputs_before inputs_after outputs_after",
+    "pruning": "layer|round|inputs|inputs left|weights|weights left",
+    "sensitivity": "layer amount auc",
+    "inference": "model engine seconds",
+    "amounts": "amount|AUC float32|AUC int8|file (MB) float32|file (MB) int8",
+    "earlier": "run model shift_auc test_auc test_accuracy accuracy_verdict auc_verdict",
+    "external": "name",
+}
+
+
+def _fault(table: pd.DataFrame, name: str) -> str:
+    "What is wrong with a table of a run; empty if nothing is"
+    columns = _COLUMNS[name].split("|" if "|" in _COLUMNS[name] else " ")
+    if lost := [column for column in columns if column not in table]:
+        return f"it lacks the column {lost[0]!r}"
+    if name in _REQUIRED and table.empty:
+        return "it holds no rows"
+    for column in columns:
+        if column not in _WORDS and not pd.api.types.is_numeric_dtype(table[column]):
+            return f"its column {column!r} should hold numbers"
+        words = table[column].fillna("").astype(str)
+        if column in _WORDS and not words.str.fullmatch(_WORDS[column]).all():
+            return f"its column {column!r} holds something else than a {column}"
+    return _probability_fault(table) if name == "predictions" else ""
+
+# %% ../nbs/05_run.ipynb #9ad7506c
+def _probability_fault(table: pd.DataFrame) -> str:
+    "What is wrong with labels and probabilities; empty if nothing is"
+    if not table["label"].isin([0, 1]).all():
+        return "its column 'label' should hold 0 and 1 only"
+    for column in (column for column in table if re.match("|".join(map(re.escape, MODELS)), column)):
+        if not (pd.api.types.is_numeric_dtype(table[column]) and table[column].between(0, 1).all()):
+            return f"its column {column!r} should hold probabilities"
+    if lost := {"val", "test"} - set(table["split"]):
+        return f"it has no images of the split {min(lost)!r}"
+    return ""
+
+# %% ../nbs/05_run.ipynb #6afaf02b
+def _read_table(path: Path, name: str) -> pd.DataFrame:
+    "A table of a run folder; `PneumopruneError` for one that is damaged"
+    try:
+        table = pd.read_csv(path)
+        fault = _fault(table, name)
+    except (ValueError, OverflowError) as error:  # empty, ragged, no text
+        fault = f"it is no table ({' '.join(str(error).split())[:100]})"
+    if fault:
+        raise PneumopruneError(f"{path}: {fault}; restore it, or run `pneumoprune lab --out` on the folder again")
+    return table
+
 
 def _tables(folder: Path, required: Sequence[str]) -> dict[str, pd.DataFrame]:
     "Every table of a run folder; empty where its file is missing"
@@ -108,21 +170,43 @@ def _tables(folder: Path, required: Sequence[str]) -> dict[str, pd.DataFrame]:
     for name in tables:
         path = folder / f"{name}.csv"
         if path.exists():
-            tables[name] = pd.read_csv(path)
+            tables[name] = _read_table(path, name)
         elif name in required:
             raise PneumopruneError(f"{path} is missing; run `pneumoprune lab --out {folder}` again to make it")
     return tables
 
-# %% ../nbs/05_run.ipynb #5c28f766
+# %% ../nbs/05_run.ipynb #343fcaec
+_RUN_KEYS = {"settings": dict, "data": dict}
+_DATA_KEYS = {"name": str, "synthetic": bool, "counts": dict, "patients": dict}
+
+
+def _checked(path: Path, keys: dict[str, type], part: str = "") -> dict:
+    "A JSON file, or a part of it, that holds what it must; `PneumopruneError` if not"
+    found = read_json(path)
+    found = found.get(part) if part and isinstance(found, dict) else found
+    within = f"{part!r} in it" if part else "it"
+    if not isinstance(found, dict):
+        raise PneumopruneError(f"{path}: {within} should be an object in braces; restore the file or run the lab again")
+    for key, kind in keys.items():
+        if not isinstance(found.get(key), kind):
+            raise PneumopruneError(f"{path}: {within} lacks {key!r}; restore the file or run the lab again")
+    return found
+
+# %% ../nbs/05_run.ipynb #9789bb17
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
     "Read a run folder, and those of its other seeds; `PneumopruneError` names the file that is missing"
     folder = Path(folder)
-    info, summary = read_json(folder / "run.json"), read_json(folder / "summary.json")
-    others = [Run(path, read_json(path / "run.json"), summary={}, **_tables(path, ("history",)))
+    info, summary = _checked(folder / "run.json", _RUN_KEYS), _checked(folder / "summary.json", {"models": dict})
+    _checked(folder / "run.json", _DATA_KEYS, "data")
+    others = [Run(path, _checked(path / "run.json", {"settings": dict}), summary={}, **_tables(path, ("history",)))
               for path in _seed_folders(folder)]
-    return Run(folder, info, summary=summary, seeds=tuple(others), **_tables(folder, _REQUIRED))
+    run = Run(folder, info, summary=summary, seeds=tuple(others), **_tables(folder, _REQUIRED))
+    if lost := [name for name in run.models or ["any network"] if name not in run.predictions]:
+        raise PneumopruneError(f"{folder}: predictions.csv and summary.json do not both tell of {lost[0]!r}; run "
+                               f"`pneumoprune lab --out {folder}` again")
+    return run
 
 # %% ../nbs/05_run.ipynb #d3edc0d3
 def reference_run() -> Run:
@@ -267,6 +351,19 @@ def misclassified(
     "Which images of a split a network gets wrong at its validation threshold"
     part = run.part(split)
     return (part[name] >= run.summary["models"][name]["threshold"]) != (part["label"] == 1)
+
+# %% ../nbs/05_run.ipynb #c571071a
+def same_view(
+    run: Run,
+    name: str,  # a network
+) -> list[float] | None:  # AUC and its 95 % interval; None where the views are not known
+    "AUC on the images of another hospital over pairs of a positive and a negative image of the same view"
+    part = run.part("external")
+    if part.empty or "view" not in run.external:
+        return None
+    views = run.external.drop_duplicates("name").set_index("name")["view"].reindex(part["name"])
+    columns = (part["label"], part[name], views, part["patient"])
+    return within_auc_with_interval(*(column.to_numpy() for column in columns), resamples=1000)
 
 # %% ../nbs/05_run.ipynb #3e5c9625
 def run_outcome(

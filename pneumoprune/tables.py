@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'LITERATURE', 'METRIC_NAMES', 'headline_table', 'comparison_table', 'literature_table', 'metrics_table',
-           'shift_table', 'noninferiority_table', 'earlier_table', 'seeds_table', 'external_table', 'sizes_table',
-           'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
+           'shift_table', 'noninferiority_table', 'earlier_table', 'seeds_table', 'external_table', 'guard_table',
+           'sizes_table', 'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table',
+           'reproduce_table']
 
 # %% ../nbs/08_tables.ipynb #1ee5f03d
 import math
@@ -246,6 +247,20 @@ def external_table(
         raise FigureError("this run was not tested on images of another hospital; run the lab with --external")
     columns: _Columns = {METRIC_NAMES[key]: lambda m, key=key: interval(m["external"][key]) for key in _ELSEWHERE}
     return _transposed(run, columns, "metric")
+
+# %% ../nbs/08_tables.ipynb #03f72e1f
+_REFUSED = {"val": "val", "test": "test", "external": "external", "other": "no chest X-rays"}
+
+
+def guard_table(
+    run: Run,  # `FigureError` if its network has no guard
+) -> pd.DataFrame:  # one row for each group of images
+    "Which share of the images the guard refuses"
+    shares = run.summary.get("guard", {}).get("refused", {})
+    if not shares:
+        raise FigureError("this run has no guard; run the lab again")
+    rows = [(word, shares[split]) for split, word in _REFUSED.items() if split in shares]
+    return _table(rows, {"images": lambda r: say(r[0]), "refused (%)": lambda r: number(100 * r[1], 1)})
 
 # %% ../nbs/08_tables.ipynb #187346bf
 _SIZES: _Columns = {

@@ -132,13 +132,24 @@ def test_what_is_refused(collection, arguments, words):
 @pytest.mark.parametrize("content, words", [
     (b"", "can't be read as a CSV table"), (b"\x89PNG\r\n\x1a\n\x00\xff", "can't be read as a CSV table"),
     (b"file,label\n", "has no rows"), (b"a,b\n1,2\n", "no column that tells the path"),
-    (b'file,label\n"a.png,0\n', "a CSV table"), (b"file,label\n../../etc/passwd,0\n", "none of the 1 image"),
+    (b'file,label\n"a.png,0\n', "a CSV table"), (b"file,label\na.png,0,1,2\n", "can't be read as a CSV table"),
+    (b"file,label\n../../etc/passwd,0\n", "none of the 1 image"),
     (b"file,label\n,0\n", "none of the 1 image"),
 ])  # fmt: skip
 def test_a_table_that_is_none(tmp_path, content, words):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(PneumopruneError, match=words):
         load_labelled(tmp_path / "t.csv", 64, cache=False)
+
+
+def test_a_table_without_further_columns_and_with_absolute_paths(collection, tmp_path):
+    folder = collection.parent / "set"
+    table = pd.read_csv(folder / "labels.csv", dtype=str)
+    paths = [next(folder.rglob(Path(name).stem + ".jpeg")) for name in table["file"]]
+    table.assign(file=paths)[["file", "label"]].to_csv(tmp_path / "x.csv", sep=";", index=False)
+    xrays = load_labelled(tmp_path / "x.csv", 64, cache=False)
+    assert len(xrays) == len(DRAWN) and xrays.columns.shape == (len(DRAWN), 0)
+    assert "each image is taken as a patient of its own" in xrays.notes[0]
 
 
 def test_groups_keep_their_order_and_unknown_values():

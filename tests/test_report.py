@@ -20,7 +20,7 @@ from pneumoprune.core import MODELS
 from pneumoprune.phrases import interval, number, significant
 from pneumoprune.report import _WORDS as WORDS
 from pneumoprune.report import ReportError, render_report
-from pneumoprune.run import curve_noise, load_run
+from pneumoprune.run import curve_noise, load_run, same_view
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "TOP-SECRET-OF-THE-READER"
@@ -36,10 +36,15 @@ def hostile(folder: Path) -> Path:
     info["data"]["name"] = f"x` {html} {typst} `y.zip"
     info["cpu"], info["versions"]["torch"] = html, typst
     (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["guard"] = {"refused": {"val": 0.01, "test": 0.02, "external": 0.2, "other": 0.97}, "others": {html: 1.0}}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     predictions = pd.read_csv(folder / "predictions.csv")
     predictions["name"] = "</td>" + predictions["name"].str.replace("/", "_") + "<b>#eval(1)$x$"
     predictions["patient"] = "<i>" + predictions["patient"]
     predictions.to_csv(folder / "predictions.csv", index=False)
+    elsewhere = predictions.loc[predictions["split"] == "external", ["name"]]
+    elsewhere.assign(view=["AP", html] * (len(elsewhere) // 2)).to_csv(folder / "external.csv", index=False)
     return folder
 
 
@@ -87,7 +92,8 @@ def absent(folder: Path) -> set[str]:
     "Tables that this run gives no reason for"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     elsewhere = "external" in summary["models"]["original"]
-    return ({"tbl-seeds"} if "count" not in summary["seeds"] else set()) | (set() if elsewhere else {"tbl-external"})
+    present = {"tbl-seeds": "seeds" in summary, "tbl-external": elsewhere, "tbl-guard": "guard" in summary}
+    return {label for label, there in present.items() if not there}
 
 
 def test_it_is_short_and_its_findings_come_first(pdf, pages):
@@ -152,6 +158,7 @@ def test_every_interval_is_one_of_the_run(pdf, pages, folder):
     judged = [run.summary["comparisons"], run.summary.get("seeds", {}).get("comparisons", {})]
     for verdicts in (comparison["noninferiority"] for told in judged for comparison in told.values()):
         add({m: [verdicts[m][key] for key in ("difference", "low", "high")] for m in ("accuracy", "auc")})
+    known.add(interval(same_view(run, run.models[-1])))
     for name in run.models:
         noise = curve_noise(run, name)
         known |= {interval(noise["accuracy"], 2), interval(noise["loss"], 4)}
