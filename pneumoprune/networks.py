@@ -485,7 +485,7 @@ def _check_outputs(outputs: dict, source: str | os.PathLike = "") -> None:
     "`CompactionError` for files that should not be written, each with the suffix of its format; `source` is read"
     for output, suffix in outputs.items():
         if Path(output).suffix != suffix:
-            raise CompactionError(f"{output} should end in {suffix}, the format it is written in")
+            raise CompactionError(f"{output} should end in {suffix}, the format it is written in; choose another name")
         if Path(output).is_dir():
             raise CompactionError(f"{output} is a folder; give the name of a file to write")
         if Path(output).exists() and os.path.exists(source) and Path(output).samefile(source):
