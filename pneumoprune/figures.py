@@ -496,7 +496,7 @@ def tradeoff(
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/07_figures.ipynb #b21c5dc0
+# %% ../nbs/07_figures.ipynb #bb135987
 _DIFFERENCES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
 _GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no line goes through a word
 _ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5, "bbox": _GROUND}
@@ -515,8 +515,7 @@ def _intervals(ax: Axes, verdicts: dict[str, dict], seeds: dict[str, list[float]
         ax.errorbar(middle, place, xerr=reach, fmt="s", color=model_colors[name], markersize=5)
         ax.annotate(say(result["verdict"]), (middle, place), (0, 5), **_ABOVE)
     words = f"{say('margin')} {number(-margin, 1)}"
-    beside: dict[str, Any] = _ABOVE | {"ha": "left", "color": "#c00000"}
-    ax.annotate(words, (-margin, len(verdicts) - 0.45), (3, 3), **beside)
+    ax.annotate(words, (-margin, 1), (0, 2), xycoords=("data", "axes fraction"), **_ABOVE, color="#c00000")
     ax.margins(x=0.15)
     _plain_numbers(ax.xaxis)
 

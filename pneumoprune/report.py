@@ -84,18 +84,18 @@ def _read_book(
     told |= {"keywords": profile.get("keywords", []), "compact": profile.get("compact", False)}
     return _Book(folder, lang, bibliography=common["bibliography"], **told)
 
-# %% ../nbs/19_report.ipynb #2956c137
+# %% ../nbs/19_report.ipynb #914ad53f
 _WORDS = {
     "en": {
         "fig": "Figure", "tbl": "Table", "sec": "Section", "ch": "Chapter", "app": "Appendix", "stop": ":",
-        "toc": "Contents", "commit": "commit {commit}",
+        "toc": "Contents", "absent": "not in this run", "commit": "commit {commit}",
         "phantoms": "Made of phantoms: every result comes from synthetic images, none from an X-ray of a patient.",
         "smoke": "A smoke run: its networks are narrow and hardly trained, so its numbers mean nothing.",
         "phantoms mark": "phantoms, no patients", "smoke mark": "smoke run",
     },
     "ru": {
         "fig": "Рисунок", "tbl": "Таблица", "sec": "Раздел", "ch": "Глава", "app": "Приложение", "stop": ".",
-        "toc": "Содержание", "commit": "коммит {commit}",
+        "toc": "Содержание", "absent": "нет в этом запуске", "commit": "коммит {commit}",
         "phantoms": "Получено на фантомах: результаты относятся к синтетическим изображениям, не к снимкам пациентов.",
         "smoke": "Пробный запуск: сети узкие и почти не обучены, числа ничего не значат.",
         "phantoms mark": "фантомы, не пациенты", "smoke mark": "пробный запуск",
@@ -241,7 +241,7 @@ def _show(value: Any, options: dict, name: str, report: _Report) -> str:
         return _float(Plain([image]), options, name, report)
     raise ReportError(f"{name}: a cell shows a {type(value).__name__}; findings are text, tables and figures")
 
-# %% ../nbs/19_report.ipynb #2ac201c4
+# %% ../nbs/19_report.ipynb #0bfef928
 def _markdown(name: str, report: _Report) -> str:
     "One chapter as Markdown, its cells executed; `ReportError` names the cell that fails"
     texts, names = [], {}
@@ -256,6 +256,8 @@ def _markdown(name: str, report: _Report) -> str:
                 what = f"{name}, cell {number}, failed with the run {report.run.folder}"
                 why = f"{type(error).__name__}: {error}; run `pneumoprune check` on the folder"
                 raise ReportError(f"{what}: {why}") from error
+            if value is None and re.match(r"(fig|tbl)-", str(options.get("label", ""))):
+                report.labels[options["label"]] = "absent", ""  # this run gives no reason for it
             texts.append(_show(value, options, name, report))
     return "\n\n".join(texts)
 
@@ -321,7 +323,7 @@ def _number(blocks: list, name: str, report: _Report) -> list:
 
     return _change(blocks, Header=heading, Div=float_)
 
-# %% ../nbs/19_report.ipynb #c0fc5a60
+# %% ../nbs/19_report.ipynb #a3c3296c
 def _references(content: list, report: _Report, name: str) -> list | None:
     "`@fig-x`, `[-@tbl-y]` … as links: a word and a number, or the number alone"
     links = []
@@ -332,6 +334,9 @@ def _references(content: list, report: _Report, name: str) -> list | None:
         if label not in report.labels:
             raise ReportError(f"{name} refers to @{label}, which no chapter of the report defines; mend the reference")
         kind, number = report.labels[label]
+        if kind == "absent":
+            links.append(Str(f"({report.words['absent']})"))
+            continue
         bare = citation["citationMode"]["t"] == "SuppressAuthor"
         links += [Str(","), Space()] if links else []
         text = number if bare else f"{report.words[kind]}\u00a0{number}"
@@ -394,7 +399,7 @@ def _write(blocks: list, target: str, report: _Report, *options: str) -> str:
     common = ["--standalone", "--wrap=none", "--citeproc", f"--metadata-file={file}"]
     return pypandoc.convert_text(document, target, format="json", extra_args=[*common, *options])
 
-# %% ../nbs/19_report.ipynb #a0e42b90
+# %% ../nbs/19_report.ipynb #9325e8a2
 _TYPST = """\
 #let horizontalrule = line(start: (25%, 0%), end: (75%, 0%))
 $typst-show.typ()$
@@ -404,16 +409,16 @@ $typst-show.typ()$
 )
 $body$
 """
-_LONG = 24  # rows
+_LONG = 12  # rows: a longer table may break over pages, one twice as long does not float
 
 
 def _typst_float(content: list) -> list:
-    "A numbered figure or table as Typst floats it; before the first chapter, nothing floats"
+    "A numbered figure or table as Typst floats it; before the first chapter and in appendices, tables stay"
     (label, (kind,), _), (_, caption), body = content
-    numbered = "." in stringify(caption).split("\u00a0", 1)[1].split(" ")[0].rstrip(".:")
+    floats = re.match(r"\d+\.\d", stringify(caption).partition("\u00a0")[2])
     rows = sum(len(part[3]) for block in body if block["t"] == "Table" for part in block["c"][4])
-    shape = {"fig": "image", "tbl": "table"}[kind]
-    where = "none" if rows > _LONG or not numbered else "auto"
+    shape = "image" if kind == "fig" else '"long-table"' if rows > _LONG else "table"
+    where = "none" if rows > 2 * _LONG or (kind == "tbl" and not floats) else "auto"
     opened = RawBlock("typst", f"#float({shape}, {where}, [")
     return [opened, *caption, RawBlock("typst", "], ["), *body, RawBlock("typst", f"]) <{label}>")]
 
