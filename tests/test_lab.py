@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,8 @@ def chains(monkeypatch):
         made.stages.append((run.number, name))
         table = pd.DataFrame({"split": ["val", "test"], "name": ["a", "007"], "patient": ["1", "07"], "label": [0, 1]})
         table = table.assign(**dict.fromkeys(MODELS, 0.1 + run.number))
+        if run.external is not None:
+            table = pd.concat([table, table[:1].assign(split="external")])
         if name == "evaluate":
             run.info["gathered"], table = lab._gathered_from(run.out, run.run.seeds), lab._gathered(run)
             run.release("predictions.csv")
@@ -142,7 +145,7 @@ def columns(seed):
 
 
 def test_seeds_are_chains_of_their_own_and_may_be_added(tmp_path, settings, chains):
-    run = lambda seeds: lab.run_lab(None, tmp_path, replace(settings, seeds=seeds), phantom_count=60)
+    run: Any = lambda seeds: lab.run_lab(None, tmp_path, replace(settings, seeds=seeds), phantom_count=60)
     table = run(2)
     assert list(table) == ["split", "name", "patient", "label", *columns(0), *columns(1)]
     assert table["patient"].tolist() == ["1", "07"] and table["slim-seed-1"].tolist() == ["1.1", "1.1"]
@@ -161,7 +164,7 @@ def test_seeds_are_chains_of_their_own_and_may_be_added(tmp_path, settings, chai
 
 def test_a_seed_that_fails_costs_its_columns_and_the_same_command_goes_on(tmp_path, settings, chains):
     chains.failing = {1}
-    run = lambda: lab.run_lab(None, tmp_path, replace(settings, seeds=3), phantom_count=60)
+    run: Any = lambda: lab.run_lab(None, tmp_path, replace(settings, seeds=3), phantom_count=60)
     with pytest.raises(PneumopruneError, match=r"^seed 1: it can't be slimmed\. The same command goes on"):
         run()
     assert list(pd.read_csv(tmp_path / "predictions.csv"))[4:] == [*columns(0), *columns(2)]
@@ -178,7 +181,7 @@ def test_a_seed_that_fails_costs_its_columns_and_the_same_command_goes_on(tmp_pa
 
 def test_the_images_of_another_hospital_may_come_later(tmp_path, settings, chains, monkeypatch):
     monkeypatch.setattr(lab, "load_labelled", lambda source, size, **_: replace(phantoms(40, size), source=source))
-    run = lambda external: lab.run_lab(None, tmp_path, settings, external=external, phantom_count=60)
+    run: Any = lambda external: lab.run_lab(None, tmp_path, settings, external=external, phantom_count=60)
     run(None)
     chains.stages.clear()
     run("elsewhere.zip")
