@@ -47,8 +47,8 @@ def over_seeds(run) -> list[str]:
         return []
     told = lambda values: "{:.3f} [{:.3f}, {:.3f}]".format(*values)
     lines = [
-        f"\nThe table shows the first of {seeds['count']} trainings of every network. Over all of them (mean, 95 % "
-        "interval, seeds and patients resampled together; the verdict is on non-inferiority to `original`, within 0.02 of "
+        f"\nThe table shows the first of {seeds['count']} trainings of every network. Over all (mean, 95 % interval, "
+        "seeds and patients resampled together; the verdict is on non-inferiority to `original`, within 0.02 of "
         "accuracy and 0.01 of AUC):\n",
         "| network | accuracy | AUC | verdict: accuracy, AUC | AUC, another hospital |", "|---|---|---|---|---|",
     ]
