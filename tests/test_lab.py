@@ -87,7 +87,7 @@ def test_the_second_process_on_a_folder_is_refused_and_a_dead_one_is_not_in_the_
     hold += "    print('has it', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", hold, tmp_path]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert first.stdout.readline() == "has it\n"
+    assert first.stdout and first.stdout.readline() == "has it\n"
     with pytest.raises(PneumopruneError, match=f"in use by process {first.pid} on"), lab._only_one(tmp_path):
         pass
     first.kill()
