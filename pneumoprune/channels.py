@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwise', 'Within', 'Reduction', 'Move', 'Split',
-           'Part', 'Concatenate', 'Gate', 'Shuffle', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm', 'GroupNorm',
-           'NormCall', 'Layer']
+           'Part', 'Concatenate', 'Gate', 'Shuffle', 'Pixels', 'Mixer', 'Query', 'Parameter', 'Cuttable', 'Norm',
+           'GroupNorm', 'NormCall', 'Layer', 'Transposed']
 
-# %% ../nbs/12_channels.ipynb #8415d6d4
+# %% ../nbs/12_channels.ipynb #c5fd687c
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import fx, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from .alexnet import Standardise
 from .core import PneumopruneError
@@ -570,6 +571,22 @@ class Shuffle(Coupled):
         (read,) = self.reads(out)
         return [np.tile((read | present[0]).reshape(self._groups, -1).any(0), self._groups)]
 
+# %% ../nbs/12_channels.ipynb #80996165
+@rule_for(nn.PixelShuffle, nn.PixelUnshuffle, "pixel_shuffle", "pixel_unshuffle")
+class Pixels(Coupled):
+    "Maps of several channels become one larger map, or one map becomes several"
+
+    def fits(self):
+        return self._single and len(_shape(self.operands[0])) == 4
+
+    def sources(self):
+        before, after = self.widths[0], self.width
+        return np.arange(before).reshape(after, -1).T if before > after else np.arange(after)[None] * before // after
+
+    def constants(self, given):
+        parts = given[0][self._sources]
+        return np.where(np.all(parts == parts[0], 0), parts[0], np.nan)
+
 # %% ../nbs/12_channels.ipynb #70dc174c
 @rule_for(
     nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.LayerNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d, Standardise,
@@ -679,7 +696,7 @@ def _own(module: nn.Module) -> dict[str, torch.Tensor]:
     "The tensors of a module, those of its parts aside"
     return dict([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)])
 
-# %% ../nbs/12_channels.ipynb #e97b45c4
+# %% ../nbs/12_channels.ipynb #01ac98b4
 class Cuttable(Rule):
     "A module with parameters for each channel that comes out"
 
@@ -687,7 +704,7 @@ class Cuttable(Rule):
         super().__init__(node, module)
         buffers = {name: tensor.cpu().numpy() for name, tensor in self.module.named_buffers(recurse=False)}
         self.index, self.place = buffers.get("index"), buffers.get("place")
-        named = (getattr(module, name, None) for name in ("num_features", "num_channels"))
+        named = (getattr(module, name, None) for name in ("num_features", "num_channels", "out_channels"))
         self.own = next(filter(None, named), None) or len(self.module.weight)  # outputs it computes itself
         self.rows = np.arange(self.own)  # the own output that is each channel; -1 where a constant is filled in
         self.fill = np.zeros(self.own)  # these constants; 0 elsewhere
@@ -717,10 +734,10 @@ class Cuttable(Rule):
             return values
         return np.where((self.rows >= 0).reshape(-1, *[1] * (values.ndim - 1)), values[self.rows], fill)
 
-# %% ../nbs/12_channels.ipynb #0cd7fc59
+# %% ../nbs/12_channels.ipynb #7cee967c
 @rule_for(
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, FrozenBatchNorm2d,
 )  # fmt: skip
 class Norm(Cuttable, Coupled):
     "Batch normalisation: in evaluation a constant stays one, and a scale of 0 turns any channel into one"
@@ -736,7 +753,7 @@ class Norm(Cuttable, Coupled):
     def constants(self, given):
         module = self.module
         scale, shift = np.ones(self.own), np.zeros(self.own)
-        if module.affine:
+        if getattr(module, "affine", True):
             scale, shift = module.weight.detach().numpy(), module.bias.detach().numpy()
         if module.running_mean is None:  # statistics of the batch: a constant is its own mean
             value = np.where(np.isnan(given[0]), np.nan, shift)
@@ -815,7 +832,7 @@ def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.nd
     among = stuck & present if (stuck & present).any() else stuck
     return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/12_channels.ipynb #85220e7f
+# %% ../nbs/12_channels.ipynb #80f5e7e0
 class _Weights(Cuttable):
     "The parameters of a convolution or linear layer, in one shape for all of them"
 
@@ -848,6 +865,10 @@ class _Weights(Cuttable):
         if self.index is not None:
             weight = np.where((self.columns >= 0)[:, None], weight[:, self.columns], 0.0)
         return self.spread(weight).reshape(self.groups, self.width // self.groups, -1, weight.shape[-1])
+
+    def shaped(self, weight: np.ndarray, groups: int) -> np.ndarray:
+        "A weight (outputs, inputs of a group, taps) in the shape that the module has it in"
+        return weight.reshape(*weight.shape[:2], *self.module.weight.shape[2:])
 
     @cached_property
     def bias(self) -> np.ndarray:
@@ -921,3 +942,19 @@ class Layer(_Weights):
     @cached_property
     def _known(self) -> dict[bytes, np.ndarray]:  # answers of `reads`: the passes ask for the same again and again
         return {}
+
+# %% ../nbs/12_channels.ipynb #5634980d
+@rule_for(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+class Transposed(Layer):
+    "Transposed convolution: new channels, as of a layer"
+
+    padded = True  # type: ignore[assignment]
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        weight = self.module.weight.detach().numpy()
+        return weight.reshape(self.groups, -1, weight.shape[1], int(np.prod(weight.shape[2:]))).swapaxes(1, 2)
+
+    def shaped(self, weight, groups):
+        grouped = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+        return grouped.reshape(-1, grouped.shape[2], *self.module.weight.shape[2:])

@@ -491,7 +491,7 @@ class FileReport(CompactionReport):
         layers = self.layers.reset_index().to_dict("records")
         return {name: getattr(self, name) for name in names.split()} | {"layers": layers}
 
-# %% ../nbs/14x_checkpoints.ipynb #b1e8c6bc
+# %% ../nbs/14x_checkpoints.ipynb #d244cd46
 def compact_file(
     path: str | os.PathLike,  # checkpoint of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # torchvision's name, `timm:NAME` or `package.module:factory`; the outputs of the first two are counted
@@ -500,7 +500,7 @@ def compact_file(
     size: int | None = None,  # side of the images of noise for the proof, in pixels; None: as the network was made for
     inputs: str | os.PathLike | None = None,  # file of tensors or folder of images for the proof; None: noise
     onnx: str | os.PathLike | None = None,  # .onnx file to write as well
-    strict: bool = True,  # refuse what compaction does not know; False leaves such parts as they are
+    strict: bool = True,  # refuse what cannot be traced; False leaves it, and the file is read into a network of `arch`
     tell: Callable[[str], object] = lambda step: None,  # is told each step when it begins
 ) -> FileReport:
     """
@@ -515,7 +515,8 @@ def compact_file(
     types = _in_one_dtype(model)
     example = _example(model, inputs, size)
     _try(model, example, arch)
-    _architecture(model, _free_trace(model, True, _seen(model, example), advice=_NO_CODE))  # could it be saved at all?
+    if strict:  # could it be saved at all?
+        _architecture(model, _free_trace(model, True, _seen(model, example), advice=_NO_CODE))
     tell("compacting, and comparing the outputs")
     small: Any = compact(model, example, strict=strict)
     report = FileReport(**vars(small.report), output=str(output))

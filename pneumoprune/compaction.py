@@ -283,7 +283,7 @@ class CompactionReport:
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
 
-# %% ../nbs/13_compaction.ipynb #d328205e
+# %% ../nbs/13_compaction.ipynb #50c1029c
 def _largest(answers: _Answers) -> float:
     "The largest number in all answers, its sign aside; 0 if there is none"
     tensors = [tensor[tensor.isfinite()].double().abs() for batch in answers for tensor in batch.values()]
@@ -295,6 +295,7 @@ def _layer_row(module: Any) -> tuple:
     weight = getattr(module, "weight", None)
     if weight is not None and weight.squeeze().dim() > 1 or isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         widths = module.weight.shape[1] * getattr(module, "groups", 1), len(module.weight)
+        widths = widths[::-1] if getattr(module, "transposed", False) else widths
     else:
         named = (getattr(module, name, None) for name in ("num_features", "num_channels"))
         sizes = (tensor.numel() for name, tensor in _own(module).items() if name not in _WIRING)
@@ -532,7 +533,7 @@ def compact(
             _warn_of_size(inputs, error)
             return small
 
-# %% ../nbs/13_compaction.ipynb #ce8c2396
+# %% ../nbs/13_compaction.ipynb #f26fc321
 def _origin(
     key: str,  # name of a tensor of the module
     kept: tuple[np.ndarray, np.ndarray] | None,  # as in the report; None: the module was not touched
@@ -544,6 +545,8 @@ def _origin(
         return ..., ...
     rows, columns = map(torch.from_numpy, kept)
     tensor = getattr(source, key)
+    if key == "weight" and getattr(source, "transposed", False):
+        rows, columns = columns, rows  # its weight has a row for each input
     if key != "weight" or tensor.dim() < 2 or len(rows) != len(tensor):
         return ..., (slice(None),) * int(np.argmax(tensor.shape)) + (rows,)
     outputs, inputs = len(target.weight) // getattr(target, "groups", 1), target.weight.shape[1]  # of a group

@@ -329,14 +329,15 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     "What constants `gone` (0 where nothing went) added to each computed output, float64 (outputs, taps)"
     return rule.add_up(gone)[own] * rule.live[own][:, None]
 
-# %% ../nbs/12y_cut.ipynb #16be4e77
+# %% ../nbs/12y_cut.ipynb #eec45731
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
     "Cut a convolution or linear layer; arguments as of `_kept_inputs`"
     module, value = rule.module, np.nan_to_num(given)
     kept = _kept_inputs(rule, own, come, given)
     parts = zip(rule.weight, own.reshape(rule.groups, -1), kept.reshape(rule.groups, -1))
-    weight = np.concatenate([whole[np.ix_(rows, columns)] for whole, rows, columns in parts if rows.any()])
-    tensors, added = {"weight": weight.reshape(*weight.shape[:2], *module.weight.shape[2:])}, {}
+    left = [whole[np.ix_(rows, columns)] for whole, rows, columns in parts if rows.any()]
+    weight = np.concatenate(left)
+    tensors, added = {"weight": rule.shaped(weight, len(left))}, {}
     if module.bias is not None:
         tensors["bias"] = module.bias.detach().numpy()[rule.rows[own]]
     lost = _lost(rule, own, np.where(kept, 0.0, value))
@@ -344,7 +345,7 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
         carrier = np.abs(value[kept]).argmax()
         merged = np.zeros_like(weight)
         merged[:, carrier] = lost / value[kept][carrier]
-        added["weight"] = merged.reshape(tensors["weight"].shape)
+        added["weight"] = rule.shaped(merged, len(left))
     elif lost.any():
         added["bias"] = lost.sum(1)
     tensors |= {name: tensors.get(name, 0.0) + more for name, more in added.items()}
@@ -407,7 +408,7 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
     new = torch.as_tensor(value).to(old.device, old.dtype).contiguous()
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
-# %% ../nbs/12y_cut.ipynb #46e178a6
+# %% ../nbs/12y_cut.ipynb #cba4ed66
 def _resize(module: Any, outputs: int, inputs: int) -> None:
     "Say how wide a module is, in whatever settings it has for it"
     wide = "out_features", "out_channels", "num_features", "num_channels", "num_parameters"
@@ -415,7 +416,7 @@ def _resize(module: Any, outputs: int, inputs: int) -> None:
     sizes |= dict.fromkeys(("in_features", "in_channels"), inputs)
     weight = getattr(module, "weight", None)
     if weight is not None and weight.dim() > 2:
-        sizes["groups"] = inputs // weight.shape[1]
+        sizes["groups"] = (outputs if getattr(module, "transposed", False) else inputs) // weight.shape[1]
     for name, size in sizes.items():
         if isinstance(getattr(module, name, None), int):
             setattr(module, name, size)

@@ -537,7 +537,7 @@ def _assign(groups: dict[tuple, Group], fixed: set[int], channels: np.ndarray, r
     else:
         fixed.update(channels.tolist())
 
-# %% ../nbs/12x_graph.ipynb #bafb07b1
+# %% ../nbs/12x_graph.ipynb #a2b37343
 def channel_groups(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -545,9 +545,9 @@ def channel_groups(
     """
     Groups of coupled channels that may be removed: the dependency groups of Fang et al. 2023 (arXiv:2301.12900).
 
-    Left out are channels of the network's input or output, of a grouped layer or group normalisation, of a parameter
-    that the code computes with, and those that an operation mixes or has no rule for. `PneumopruneError` where no group
-    is left.
+    Left out are channels of the network's input or output, of a grouped or transposed layer or group normalisation, of
+    a parameter that the code computes with, and those that an operation mixes or has no rule for. `PneumopruneError`
+    where no group is left.
     """
     plain = _materialise(copy_network(model))  # masks compute weights in a type of their own
     rules = channel_graph(plain, example_input, strict=False).rules
@@ -555,7 +555,7 @@ def channel_groups(
     for node, rule in rules.items():
         out, into = numbers[node], [numbers[operand] for operand in rule.operands]
         alike = [_axes(operand) for operand in rule.operands] == list(rule.takes)
-        if isinstance(rule, Layer) and rule.groups == 1 and not rule.wired and alike | (not len(into[0])):
+        if type(rule) is Layer and rule.groups == 1 and not rule.wired and alike | (not len(into[0])):
             groups.setdefault(tuple(out), Group(rule.width)).producers.append(rule.name)
             _assign(groups, fixed, into[0], "consumers", rule.name)
         elif isinstance(rule, Norm) and not rule.wired:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network']
 
-# %% ../nbs/14_networks.ipynb #df0de6c9
+# %% ../nbs/14_networks.ipynb #4af528dd
 import importlib
 import inspect
 import json
@@ -27,11 +27,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from .alexnet import _materialise, copy_network
 from .channels import RULES, CompactionError, _name
+from .compaction import CompactionReport
 from .core import atomic_path, needs, open_onnx
-from .cut import _PLAIN, _WIRING, _free_dropout, _free_trace, _from_graph, _sequences
+from .cut import _PLAIN, _WIRING, _apply, _Cut, _free_dropout, _free_trace, _from_graph, _sequences
 from .graph import _where
 
 # %% ../nbs/14_networks.ipynb #36567c2f
@@ -200,7 +202,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         raise ValueError(f"unknown argument {kind!r}")
     return readers[kind](content)
 
-# %% ../nbs/14_networks.ipynb #fbcb9a9d
+# %% ../nbs/14_networks.ipynb #a3f33600
 def _of_rnn(m: Any) -> dict:
     names = "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"
     extra = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(type(m), ())
@@ -222,6 +224,7 @@ _SETTINGS: dict[type, Callable[[Any], dict]] = {
     nn.TransformerEncoder: lambda m: {"encoder_layer": m.layers[0], "mask_check": m.mask_check},
     nn.TransformerDecoder: lambda m: {"decoder_layer": m.layers[0]},
     nn.AdaptiveLogSoftmaxWithLoss: lambda m: {"head_bias": m.head.bias is not None},
+    FrozenBatchNorm2d: lambda m: {"num_features": len(m.weight)},
 }  # fmt: skip
 
 # %% ../nbs/14_networks.ipynb #f5e7d478
@@ -503,7 +506,36 @@ def _seen(model: Any, example_input: Any) -> tuple | None:
 
 _NO_CODE = "or give example_input, if it branches on sizes only; a file holds no code"  # for what cannot be traced
 
-# %% ../nbs/14_networks.ipynb #f5bc5f7b
+# %% ../nbs/14_networks.ipynb #973a0c2c
+def _widths(model: nn.Module, report: CompactionReport) -> dict:
+    "A compacted network as data, its code aside: outputs, inputs, and channels that come in, of every module cut"
+    widths = {}
+    for name, (outputs, inputs) in report.kept.items():
+        module = model.get_submodule(name)
+        come = getattr(module, "in_features", getattr(module, "in_channels", 0))
+        widths[name] = [len(outputs), len(inputs), come]
+    parameters = model.named_parameters(remove_duplicate=False)
+    frozen = [name for name, parameter in parameters if not parameter.requires_grad]
+    return {"format": _FORMAT, "widths": widths, "frozen": frozen, "ties": _ties(model.state_dict(keep_vars=True))}
+
+
+def _fit(model: nn.Module, description: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    "A copy of a network, as wide as a file says, with the values of the file"
+    model = _materialise(copy_network(model)).cpu()
+    tensors = tensors | {name: tensors[first] for name, first in description["ties"].items()}
+    for name, (outputs, inputs, come) in description["widths"].items():
+        own = {k.rpartition(".")[2]: t for k, t in tensors.items() if k.rpartition(".")[0] == name}
+        wiring = {key: own.pop(key).numpy() for key in _WIRING if key in own}
+        rows, columns = (np.broadcast_to(0, (count,)) for count in (outputs, inputs))  # only their number is asked for
+        shapes = {key: np.broadcast_to(0.0, tuple(t.shape)) for key, t in own.items() if t.dim()}
+        _apply(model.get_submodule(name), _Cut(rows, columns, shapes, width=come, wiring=wiring))
+    model.load_state_dict(tensors, assign=True)
+    _tie(model, description["ties"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in description["frozen"])
+    return model.eval()
+
+# %% ../nbs/14_networks.ipynb #ae66e3c7
 def save_network(
     model: nn.Module,  # anything `torch.fx` can trace, of any widths; masks are applied, the model stays as it is
     path: str | os.PathLike,  # .safetensors file to write
@@ -514,20 +546,29 @@ def save_network(
     """
     Write a network as data: weights in safetensors, and the architecture as JSON in the file's metadata.
 
-    Raises `CompactionError` for a network that cannot be traced, or that would not come back from the file the same:
-    one with hooks, with an operation that files may not name, or with modules of your own without a rule.
+    A compacted network with a part that cannot be traced is saved without its architecture.
+
+    Raises `CompactionError` for another that cannot be traced, or that would not come back from the file the same: one
+    with hooks, with an operation that files may not name, or with modules of your own without a rule.
     """
     _check_outputs({path: ".safetensors"})
-    inputs = _seen(model, example_input)
+    inputs, report = _seen(model, example_input), getattr(model, "report", None)
     model = _materialise(copy_network(model)).cpu().eval()
     if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):
         raise CompactionError("the network has hooks or a forward of its own, which are code; remove them to save it")
-    graph = _free_trace(model, True, inputs, advice=_NO_CODE)
-    _free_dropout(model, graph, inputs)
-    description = json.loads(json.dumps(_architecture(model, graph)))
-    tensors = {n: t.detach().contiguous().clone() for n, t in _tensors_of(model, graph).items()}
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in description["ties"]}
-    _check_readable(model, description, tensors)
+    try:
+        graph = _free_trace(model, True, inputs, advice=_NO_CODE)
+    except CompactionError:
+        if not isinstance(report, CompactionReport) or isinstance(model, fx.GraphModule):
+            raise
+        description, tensors = _widths(model, report), model.state_dict()
+    else:
+        _free_dropout(model, graph, inputs)
+        description = json.loads(json.dumps(_architecture(model, graph)))
+        tensors = _tensors_of(model, graph)
+    tensors = {name: t.detach().contiguous().clone() for name, t in tensors.items() if name not in description["ties"]}
+    if "nodes" in description:
+        _check_readable(model, description, tensors)
     notes = {key: str(value) for key, value in metadata.items()}
     with atomic_path(Path(path)) as draft:
         try:
@@ -535,15 +576,16 @@ def save_network(
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise CompactionError(f"{path} cannot be written ({error})") from None
 
-# %% ../nbs/14_networks.ipynb #142b8160
+# %% ../nbs/14_networks.ipynb #11f7cd60
 def load_network(
     path: str | os.PathLike,  # file written by `save_network`
+    model: nn.Module | None = None,  # made by the code of the network, uncut, where that could not be traced; untouched
 ) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
     """
     Read a network of any widths: needs neither the class it came from nor the code that pruned it.
 
     Nothing in the file is executed: modules and functions are looked up in lists of known ones. Raises
-    `CompactionError` for a file that is damaged, holds weights only, or asks for something else.
+    `CompactionError` for a file that is damaged, holds weights only, asks for something else, or does not fit `model`.
     """
     tensors, metadata = _read(path)
     text = metadata.pop("pneumoprune", None)
@@ -553,7 +595,12 @@ def load_network(
         description = json.loads(text)
         if description["format"] not in (1, _FORMAT):
             raise CompactionError(f"{path} has format {description['format']}, not {_FORMAT}; update pneumoprune")
-        network: Any = _network(description, tensors)
+        if "widths" in description and model is None:
+            raise CompactionError(
+                f"{path} holds no architecture, since the network could not be traced: give load_network(path, model) "
+                "a network that the same code has made"
+            )
+        network: Any = _network(description, tensors) if model is None else _fit(model, description, tensors)
     except _LIES as error:
         raise CompactionError(f"{path} holds no network that this version knows ({error!r}); save it anew") from None
     network.metadata = metadata

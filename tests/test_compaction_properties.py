@@ -330,7 +330,7 @@ def mixtures(draw):
         return draw(st.sampled_from(made))
 
     def on_maps():
-        kinds = ["conv", "conv", "norm", "gate", "excite", "shuffle", "slice", "next", "odd"]
+        kinds = ["conv", "conv", "norm", "gate", "excite", "shuffle", "slice", "next", "up", "odd"]
         width, kind = shape[1], draw(st.sampled_from(kinds))
         if kind == "conv":
             append(conv(width, draw(st.sampled_from([4, 6, 8, 12]))))
@@ -348,6 +348,12 @@ def mixtures(draw):
             append(draw(st.sampled_from([Function(_shuffled(groups)), nn.ChannelShuffle(groups)])))
         elif kind == "slice" and width > 2:
             append(Function(_sliced(draw(st.integers(1, width - 1)), width, 1)))
+        elif kind == "up" and shape[2] < 10:
+            groups = draw(st.sampled_from([g for g in (1, 2) if width % g == 0]))
+            kernel, stride = draw(st.sampled_from([(1, 1), (2, 2), (3, 1), (3, 2)]))
+            bias, out = draw(st.booleans()), draw(st.sampled_from([4, 8]))
+            append(_prune(draw, nn.ConvTranspose2d(width, out, kernel, stride, groups=groups, bias=bias)))
+            append(draw(st.sampled_from([nn.ReLU(), nn.Identity(), nn.PixelShuffle(2), nn.PixelUnshuffle(1)])))
         elif kind == "next":  # as in ConvNeXt: normalised and mixed with channels last, scaled by a parameter
             channels_last, back = Function(lambda x: x.permute(0, 2, 3, 1)), Function(lambda x: x.permute(0, 3, 1, 2))
             inside = mlp(width, draw(st.integers(2, 12)), width)

@@ -438,3 +438,57 @@ def test_scoring_does_not_wait_for_torch():
     code = "import sys, pneumoprune.evaluation as e; print({'torch', 'onnxruntime', 'fastcore'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# --- pairs, and many trainings ---------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(readings(most=20), st.lists(st.integers(0, 5), min_size=20, max_size=20), st.integers(0, 10**6))
+def test_misled_and_within_auc_by_the_definition(reading, others, seed):
+    labels, scores, _ = reading
+    other = np.array(others[: len(labels)])
+    won = lambda counts: [(a > b) + (a == b) / 2 for i, a in enumerate(scores) for j, b in enumerate(scores)
+                          if labels[i] > labels[j] and counts(other[i], other[j])]  # fmt: skip
+    for function, counts in ((ev.misled_auc, lambda p, n: p < n), (ev.within_auc, lambda p, n: p == n)):
+        if pairs := won(counts):
+            assert function(labels, scores, other) == pytest.approx(np.mean(pairs))
+        else:
+            with pytest.raises(ev.EvaluationError):
+                function(labels, scores, other)
+
+
+def test_blocks_of_pairs_do_not_matter(monkeypatch):
+    labels, scores, who = reader(patients=80)
+    other = np.random.default_rng(0).random(len(labels))
+    whole = ev.misled_auc_with_interval(labels, scores, other, who, resamples=50)
+    monkeypatch.setattr(ev, "_PAIRS", 100)
+    monkeypatch.setattr(ev, "_BLOCK", 7 * len(labels))
+    assert ev.misled_auc_with_interval(labels, scores, other, who, resamples=50) == pytest.approx(whole, abs=1e-9)
+
+
+def test_draws_do_not_depend_on_the_size_of_a_block(monkeypatch):
+    labels, scores, who = reader(patients=40)
+    whole = ev.metrics_with_intervals(labels, scores, who, resamples=60)
+    monkeypatch.setattr(ev, "_BLOCK", 7 * len(labels))
+    again = ev.metrics_with_intervals(labels, scores, who, resamples=60)
+    assert all(again[name] == pytest.approx(whole[name], abs=1e-12) for name in ev.METRICS)
+
+
+def test_networks_judged_together_have_the_intervals_of_networks_judged_alone():
+    labels, a, who = reader(seed=1)
+    b = np.clip(a + np.random.default_rng(2).normal(0, 0.1, len(a)), 0, 1)
+    judged = ev.evaluate(labels, {"a": (a, 0.4), "b": (b, 0.6)}, who, resamples=100)
+    assert ev.model_intervals(judged, "b") == ev.metrics_with_intervals(labels, b, who, 0.6, resamples=100)
+    assert ev.model_comparison(judged, "a", "b") == ev.compare(labels, a, b, who, 0.4, 0.6, resamples=100)
+
+
+def test_an_interval_over_seeds_is_wider_than_one_over_patients_where_seeds_differ():
+    labels, base, who = reader(seed=3)
+    logits = np.log(base / (1 - base))
+    seeds = {str(k): (1 / (1 + np.exp(-logits - d * (2 * labels - 1))), 0.5) for k, d in enumerate((-1, 0.2, 1, -0.4))}
+    judged = ev.evaluate(labels, seeds, who, resamples=200)
+    width = lambda interval: interval[2] - interval[1]
+    assert width(ev.seed_intervals(judged, list(seeds))["auc"]) > 1.5 * width(ev.model_intervals(judged, "1")["auc"])
+    same = ev.seed_intervals(judged, ["1", "1", "1"])
+    assert same["auc"] == pytest.approx(ev.model_intervals(judged, "1")["auc"], abs=1e-9)

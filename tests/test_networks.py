@@ -662,8 +662,13 @@ def test_what_cannot_be_saved_is_said_before_the_work_and_leaves_no_file(tmp_pat
     torch.save(nn.Sequential(nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 2)).state_dict(), "c.pt")
     steps = []
     with pytest.raises(CompactionError, match=r"module '1' \(Moody\) cannot be traced.*a file holds no code"):
-        compact_file("c.pt", "moody:net", "small.safetensors", onnx="small.onnx", strict=False, tell=steps.append)
+        compact_file("c.pt", "moody:net", "small.safetensors", onnx="small.onnx", tell=steps.append)
     assert steps == ["reading c.pt"]  # not an hour later
+    compact_file("c.pt", "moody:net", "small.safetensors", strict=False)  # the code is elsewhere
+    small = load_network("small.safetensors", importlib.import_module("moody").net())
+    state = torch.load("c.pt", weights_only=True)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in small.state_dict().items())
+    Path("small.safetensors").unlink()
 
     def full(*_, **__):
         raise CompactionError("no room")

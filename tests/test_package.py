@@ -87,7 +87,8 @@ def test_the_source_distribution_is_the_checkout(built):
     needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "README.md",
               "nbs/20_cli.ipynb", "tests/test_package.py", "report/readme.py", "results/reference/summary.json"}
     assert names >= needed
-    assert not [name for name in names if re.search(r"checkpoints|__pycache__|\.safetensors$|reference/models", name)]
+    stray = r"\.ipynb_checkpoints|reference/checkpoints|__pycache__|\.safetensors$|reference/models"
+    assert not [name for name in names if re.search(stray, name)]
 
 
 def test_the_metadata_is_true(about):

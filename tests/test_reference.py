@@ -80,7 +80,12 @@ def test_slim_int8_is_a_thousand_times_smaller_and_sixty_times_faster(run):
 def test_networks_are_non_inferior_as_the_readme_says(run):
     "A pin of what this run found, on test: no condition that another run would have to meet"
     assert set(run.summary["comparisons"]) == set(run.models) - {"original"}
-    assert all(c["noninferiority"]["noninferior"] for c in run.summary["comparisons"].values())
+    over_seeds = run.summary["seeds"]["comparisons"]
+    assert over_seeds["slim"]["noninferiority"]["noninferior"]
+    # the rest leaves no doubt about the AUC, and some about the accuracy
+    assert all(c["noninferiority"]["auc"]["verdict"] != "inconclusive" for c in over_seeds.values())
+    assert {name for name, c in over_seeds.items() if c["noninferiority"]["accuracy"]["verdict"] == "inconclusive"} == {
+        "masked", "compacted", "slim-int8"}
 
 
 def test_slim_holds_on_shifted_validation_with_every_seed(run):
@@ -99,7 +104,7 @@ def test_the_stages_took_less_than_an_hour_and_a_half(run):
 
 
 def test_latency_was_measured_in_turn(run):
-    "Every contender once in each turn, as often as the settings say"
+    "Every contender once in each turn"
     contenders = set(run.latency[["model", "engine"]].itertuples(index=False, name=None))
     turns = [
         list(turn[["model", "engine"]].itertuples(index=False, name=None))
@@ -107,7 +112,8 @@ def test_latency_was_measured_in_turn(run):
     ]
     assert all(len(turn) == len(contenders) and set(turn) == contenders for turn in turns)
     cases = run.latency[["batch", "threads"]].drop_duplicates()
-    assert len(turns) == len(cases) * run.info["settings"]["repeats"] and len(cases) == 4
+    counts = run.latency.groupby(["batch", "threads"])["repeat"].nunique()
+    assert len(cases) == 4 and counts.between(2, run.info["settings"]["repeats"]).all()  # a budget of seconds ends them
     assert (run.latency["milliseconds"] > 0).all()
 
 

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from simulated import simulated_run
 
 from pneumoprune.core import PneumopruneError
-from pneumoprune.run import curve_jumps, curve_noise, image_sides, load_run, prunings, roughness, steady_stretches
+from pneumoprune.evaluation import metrics
+from pneumoprune.run import (
+    curve_jumps,
+    curve_noise,
+    image_sides,
+    load_run,
+    prunings,
+    roughness,
+    seed_columns,
+    steady_stretches,
+    summarise,
+)
 from pneumoprune.training import TrainSettings
 
 CURVE = st.lists(st.floats(-1, 1), min_size=3, max_size=30)
@@ -93,3 +104,28 @@ def test_a_run_is_read_as_it_was_written_and_a_missing_file_is_named(tmp_path):
     (tmp_path / "run/latency.csv").unlink()
     with pytest.raises(PneumopruneError, match="latency.csv is missing; run `pneumoprune lab"):
         load_run(tmp_path / "run")
+
+
+def test_a_run_of_several_seeds_is_read_back_and_judged_over_them(tmp_path):
+    run = simulated_run(5, models=("original", "slim"), seeds=4, external=True, folder=tmp_path / "run")
+    again = load_run(tmp_path / "run")
+    assert [seed.info["seed"] for seed in again.seeds] == [1, 2, 3] and again.seeds[0].trained == ["original", "slim"]
+    told = again.summary["seeds"]
+    assert told["count"] == 4 and set(told["models"]) == {"original", "slim"} and set(told["comparisons"]) == {"slim"}
+    for name, columns in seed_columns(run.predictions).items():
+        for part, split in (("test", "test"), ("external", "external")):
+            of, each = run.part(split), told["models"][name]["each"]
+            found = [metrics(of["label"], of[c], cut)["auc"] for c, cut in zip(columns, each["threshold"])]
+            assert each[part]["auc"] == pytest.approx(found)
+            mean, low, high = told["models"][name][part]["auc"]
+            assert mean == pytest.approx(np.mean(found)) and low < mean < high
+    alone = again.summary["models"]["slim"]["test"]["auc"]
+    assert alone[0] == told["models"]["slim"]["each"]["test"]["auc"][0]
+
+
+def test_one_seed_claims_nothing_and_an_incomplete_one_does_not_count():
+    predictions = simulated_run(6, models=("original", "slim"), seeds=2).predictions
+    assert "seeds" not in summarise(predictions.drop(columns="original-seed-1"), resamples=10)
+    two = summarise(predictions, resamples=10)["seeds"]
+    assert two["models"]["slim"]["test"]["auc"][1:] == [0, 1]
+    assert "fewer than 3 seeds" in two["comparisons"]["slim"]["warning"]

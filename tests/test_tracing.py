@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.nn.utils import prune
 
@@ -219,3 +220,58 @@ def test_padding_that_depends_on_the_size_behind_functional_norms(dim):
     last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     model = nn.Sequential(Same(3, 8, 3, 2, bias=False), NormAct(8), Same(8, 8, 3, 2, bias=False), NormAct(8), *last)
     check(masked(model, "0", "2", dim=dim), IMAGES)
+
+
+# --- what networks from elsewhere are made of
+
+
+class Decoder(nn.Module):
+    "Up by transposed convolutions and a pixel shuffle, joined by name, with a check of a size"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.up = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 12, 2, 2, groups=2)
+        self.b, self.o = nn.Conv2d(12, 16, 3, padding=1), nn.Conv2d(7, 2, 1)
+
+    def forward(self, x):
+        torch._assert(x.shape[1] == 3, "three planes")
+        y = self.b(F.relu(self.up(F.relu(self.a(x)))))
+        torch._assert(y.shape[2] == 2 * x.shape[2], "twice as large")
+        big = F.pixel_shuffle(y, 2)
+        return self.o(torch.cat(tensors=[big, F.interpolate(x, size=big.shape[2:])], dim=1))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_decoders(dim):
+    model = Decoder()
+    prune.ln_structured(model.up, "weight", 0.5, n=2, dim=1 - dim)  # its weight has a row for each input
+    prune.ln_structured(model.b, "weight", 0.5, n=2, dim=dim)
+    small = check(model.eval(), IMAGES, ratio=0.8)
+    assert (small.up.in_channels, small.up.out_channels) != (8, 12)
+    before = model.up.weight_orig.detach().clone()
+    restore(small, model)
+    assert torch.equal(model.up.weight_orig, before)
+
+
+def detection_backbone():
+    "As detection networks have it: frozen normalisations, a pyramid of features"
+    frozen = torchvision.ops.misc.FrozenBatchNorm2d
+    body = torchvision.models.resnet18(norm_layer=frozen)
+    for module in body.modules():
+        if isinstance(module, frozen):
+            module.running_mean.normal_(), module.bias.normal_(), module.running_var.uniform_(0.5, 1.5)
+    return torchvision.models.detection.backbone_utils._resnet_fpn_extractor(body, 3)
+
+
+def test_backbones_of_detection_networks():
+    torch.manual_seed(0)
+    model = detection_backbone().eval().double()
+    for name, module in model.body.named_modules():
+        if isinstance(module, nn.Conv2d) and name != "conv1":
+            prune.ln_structured(module, "weight", 0.3, n=2, dim=0)
+    x = torch.randn(1, 3, 64, 64).double()
+    small = compact(model, x)
+    assert small.report.parameters[1] < 0.95 * small.report.parameters[0] and small.report.difference < 1e-12
+    with torch.no_grad():
+        for expected, found in zip(model(2 * x).values(), small(2 * x).values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
