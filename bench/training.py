@@ -4,9 +4,9 @@
     python bench/training.py chest_xray.zip --size 128 --rounds 7
 
 The tutorial's loop: ImageFolder, a DataLoader with two workers, transforms of PIL (resize, rotation, mirror, crop),
-float32, Adam, batches of 64. `fit` does its whole augmentation, in the precision it chooses, with the average of the weights and
-the clipping that it always has. Neither validates nor writes. Each turn times as many steps of both; the ratio is taken
-within a turn.
+float32, Adam, batches of 64. `fit` does its whole augmentation, in the precision it chooses, with the average of the
+weights and the clipping that it always has. Neither validates nor writes. Each turn times as many steps of both; the
+ratio is taken within a turn.
 """
 
 import argparse
