@@ -79,6 +79,7 @@ chapters: .venv/installed
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(CHAPTERS)
 	$(BIN)/python report/strip_stderr.py $(CHAPTERS)
 	$(BIN)/nbdev-clean
+	$(BIN)/nbdev-clean --fname index.ipynb
 
 # the tables of README.md, from the reference run and from bench/
 readme: .venv/installed

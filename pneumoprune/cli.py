@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['app', 'about', 'Device', 'lab', 'Language', 'report', 'check', 'compact', 'predict', 'explain', 'evaluate', 'main']
 
-# %% ../nbs/20_cli.ipynb #593db6f5
+# %% ../nbs/20_cli.ipynb #16fca31e
 import math
 import sys
 import warnings
 from enum import StrEnum
 from io import TextIOWrapper
 from json import dumps
+from os import environ
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -43,7 +44,7 @@ def about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/20_cli.ipynb #5f144789
+# %% ../nbs/20_cli.ipynb #fa67efa6
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -135,7 +136,8 @@ def lab(
         typer.echo(f"seed {only_seed} is in {made}; when all are there, the same command without --only-seed compares")
         return
     run = run_lab(data, out, settings, jobs=jobs, **reading)
-    typer.echo(_as_json(run) if json else _describe(run))
+    if int(environ.get("RANK", 0)) == 0:  # where several processes train together, one answers
+        typer.echo(_as_json(run) if json else _describe(run))
 
 # %% ../nbs/20_cli.ipynb #156873c4
 def _describe(run) -> str:

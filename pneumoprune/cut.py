@@ -472,7 +472,7 @@ def _numbers(node: fx.Node) -> str:
     name = _name(node)[0] if "call" in node.op else ""
     return name if name in (*_RESHAPES, "getitem") and _shape(node) else ""
 
-# %% ../nbs/12y_cut.ipynb #826119bd
+# %% ../nbs/12y_cut.ipynb #56e7aefb
 def _put_numbers(rule: Rule, now: dict[fx.Node, Any], plan: _Plan) -> bool:
     "Change the numbers of one call if it gives another shape than planned; tells whether it did"
     node = rule.node
@@ -492,14 +492,14 @@ def _put_numbers(rule: Rule, now: dict[fx.Node, Any], plan: _Plan) -> bool:
         wanted = [_cut_shape(node, plan.present[node])]
     if shapes() == wanted:
         return False
-    node.args, node.kwargs = _new_arguments(rule, wanted, plan), {}
+    node.args, node.kwargs = _new_arguments(rule, wanted, plan, now), {}
     if isinstance(rule, Split):
         node.op, node.target = "call_function", torch.split
     if shapes() != wanted:
         raise CompactionError(f"{_where(node)}: the numbers of channels in {_name(node)[0]} cannot be changed")
     return True
 
-# %% ../nbs/12y_cut.ipynb #dd0a4501
+# %% ../nbs/12y_cut.ipynb #c4e7c4ea
 def _part_shape(rule: Split, part: int, taken: np.ndarray | None, now: dict[fx.Node, Any]) -> tuple[int, ...]:
     "Shape of one part of a split tensor after the cut, of whose channels `taken` are there"
     sizes = [int(meta.shape[rule.axis]) for meta in rule.node.meta["tensor_meta"]]
@@ -509,7 +509,7 @@ def _part_shape(rule: Split, part: int, taken: np.ndarray | None, now: dict[fx.N
     return tuple(shape)
 
 
-def _new_arguments(rule: Rule, wanted: list[tuple[int, ...]], plan: _Plan) -> tuple:
+def _new_arguments(rule: Rule, wanted: list[tuple[int, ...]], plan: _Plan, now: dict[fx.Node, Any]) -> tuple:
     "The arguments of a call with other numbers of channels"
     node = rule.node
     first, *rest = (*node.args, *node.kwargs.values())
@@ -523,14 +523,15 @@ def _new_arguments(rule: Rule, wanted: list[tuple[int, ...]], plan: _Plan) -> tu
         return first, tuple(items.get(place, slice(None)) for place in range(len(_shape(first))))
     if _name(node)[0] == "unflatten":
         dim = rest[0] % len(_shape(first))
-        return first, rest[0], _new_sizes(node, rest[1], wanted[0][dim : dim + len(rest[1])])
-    return first, _new_sizes(node, rest[0] if isinstance(rest[0], tuple | list) else rest, wanted[0])
+        return first, rest[0], _new_sizes(node, rest[1], wanted[0][dim : dim + len(rest[1])], now)
+    return first, _new_sizes(node, rest[0] if isinstance(rest[0], tuple | list) else rest, wanted[0], now)
 
 
-def _new_sizes(node: fx.Node, sizes: Sequence[Any], wanted: tuple[int, ...]) -> tuple:
+def _new_sizes(node: fx.Node, sizes: Sequence[Any], wanted: tuple[int, ...], now: dict[fx.Node, Any]) -> tuple:
     "Sizes in a call, with the numbers of channels that are wanted; batch sizes stay as they are written"
     counts = _axes(node) or range(1, len(wanted))
-    return tuple(sizes[i] if sizes[i] == -1 or i not in counts else wanted[i] for i in range(len(wanted)))
+    changed = [i in counts or (i > 0 and isinstance(size, fx.Node) and size in now) for i, size in enumerate(sizes)]
+    return tuple(wanted[i] if new and sizes[i] != -1 else sizes[i] for i, new in enumerate(changed))
 
 # %% ../nbs/12y_cut.ipynb #8242a9de
 def _with_new_numbers(model: nn.Module, found: ChannelGraph, plan: _Plan, inputs: tuple) -> nn.Module:

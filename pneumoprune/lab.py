@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'Lab', 'load_masked', 'evaluate_stage', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/18_lab.ipynb #6a06a420
+# %% ../nbs/18_lab.ipynb #db664221
 import copy
 import json
 import logging
@@ -31,6 +31,8 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import nn
@@ -413,7 +415,7 @@ def _void(lab: Lab, names: list[str]) -> None:
         for folder in lab.checkpoints("").glob(_TRAINED_IN.get(name, "no training")):
             shutil.rmtree(folder)
 
-# %% ../nbs/18_lab.ipynb #a556f8a0
+# %% ../nbs/18_lab.ipynb #6487e9f0
 def _record_files(lab: Lab, name: str) -> None:
     "Record the files of a finished stage with their SHA-256, in run.json"
     leaves, stages = _leaves(lab.number), lab.info["stages"]
@@ -421,7 +423,8 @@ def _record_files(lab: Lab, name: str) -> None:
     later = list(leaves)[list(leaves).index(name) + 1 :]
     made = {file: sha256(lab.folder / file) for file in leaves[name]
             if file not in _PERHAPS or (lab.folder / file).exists()}
-    if any(made.get(file) != digest for file, digest in before.items()):
+    theirs = {file: digest for other in later for file, digest in stages.get(other, {}).items() if file in made}
+    if any(made.get(file) != digest for file, digest in (before | theirs).items()):
         _void(lab, _made_from(name))
     for other in later:  # what a later stage has written belongs to it
         made = {file: digest for file, digest in made.items() if file not in stages.get(other, {})}
@@ -461,6 +464,52 @@ def _mend(lab: Lab) -> None:
             _strike(lab.info, writer)
         lab.record()
 
+# %% ../nbs/18_lab.ipynb #53564d15
+def _helps() -> bool:
+    "Is this process one of several, and not the first?"
+    return int(os.environ.get("RANK", 0)) > 0
+
+
+def _tell(what: Any) -> Any:
+    "What the first process tells the others: the arguments of a training, or how the run ended"
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return what
+    told = [what]
+    broadcast_object_list(told)
+    return told[0]
+
+
+def _fit(model: nn.Module, xrays: XRays, settings: TrainSettings, **options) -> pd.DataFrame:
+    "`fit`, by all processes of the group"
+    _tell((model, settings, options))
+    return fit(model, xrays, settings, **options)
+
+# %% ../nbs/18_lab.ipynb #ac5a42db
+def _help(xrays: XRays) -> None:
+    "Train what the first process tells, until it says how the run ended"
+    while True:
+        told = _tell(None)
+        if isinstance(told, str):
+            if told:
+                raise PneumopruneError(told)
+            return
+        model, settings, options = told
+        try:
+            fit(model, xrays, settings, **options)
+        except PneumopruneError as error:  # the first process has it, too, and decides
+            _log.info("%s", error)
+
+
+@contextmanager
+def _leading():
+    "Make the run; the other processes are told how it ended"
+    try:
+        yield
+    except PneumopruneError as error:
+        _tell(str(error))
+        raise
+    _tell("")
+
 # %% ../nbs/18_lab.ipynb #703f7cfb
 def _add_history(lab: Lab, name: str, history: pd.DataFrame) -> None:
     "Write a network's epochs to history.csv, in place of those that it wrote before"
@@ -472,7 +521,7 @@ def _add_history(lab: Lab, name: str, history: pd.DataFrame) -> None:
         lab.release("history.csv")
         write_csv(path, table)
 
-# %% ../nbs/18_lab.ipynb #61994fa2
+# %% ../nbs/18_lab.ipynb #53ea590c
 def original_stage(lab: Lab) -> nn.Module:
     "AlexNet, trained from scratch"
     settings = lab.settings
@@ -480,7 +529,7 @@ def original_stage(lab: Lab) -> nn.Module:
         return load_masked(lab.weights("original"))
     # at full width this is AlexNet
     model = narrow_alexnet(settings.conv, settings.linear, seed=settings.original.seed)
-    history = fit(model, lab.xrays, settings.original, name="original", folder=lab.checkpoints("original"))
+    history = _fit(model, lab.xrays, settings.original, name="original", folder=lab.checkpoints("original"))
     _add_history(lab, "original", history)
     lab.info["seconds"]["original"] = float(history["seconds"].sum())
     save_network(model, lab.weights("original"))
@@ -509,7 +558,7 @@ def _example(lab: Lab) -> torch.Tensor:
     spread = np.linspace(0, len(val) - 1, 16).astype(int)
     return torch.as_tensor(np.asarray(val.images[np.argsort(val.labels, kind="stable")[spread]])).float()
 
-# %% ../nbs/18_lab.ipynb #1b3a93d0
+# %% ../nbs/18_lab.ipynb #524d9c36
 def masked_stage(lab: Lab, original: nn.Module) -> nn.Module:
     "The published recipe, iterated with fine-tuning, masks left in place"
     if lab.done("masked"):
@@ -522,7 +571,7 @@ def masked_stage(lab: Lab, original: nn.Module) -> nn.Module:
         # a seed of its own for every round, or each would see the same augmentation
         seed = settings.masked.seed + 1000 * number
         train = replace(settings.masked, epochs=each + (number <= extra), seed=seed)
-        history = fit(compacted, lab.xrays, train, name="masked", folder=lab.checkpoints(f"masked-{number}"))
+        history = _fit(compacted, lab.xrays, train, name="masked", folder=lab.checkpoints(f"masked-{number}"))
         histories.append(history.assign(epoch=history["epoch"] + sum(map(len, histories))))
         restore(compacted, model)
 
@@ -554,17 +603,17 @@ def _read_slim(path: Path) -> nn.Module:
         raise PneumopruneError(f"{path} holds a network without its standardisation; delete the file to train it again")
     return network
 
-# %% ../nbs/18_lab.ipynb #a798fcb5
+# %% ../nbs/18_lab.ipynb #caa108ad
 def slim_stage(lab: Lab, original: nn.Module, teacher: nn.Module) -> nn.Module:
     "The smallest network that holds validation, or meets the budgets"
     if not lab.done("slim"):
-        result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder)
+        result = slim(fold_gray(original), lab.xrays, lab.settings.slim, teacher=teacher, folder=lab.folder, fit=_fit)
         _add_history(lab, "slim", result.history)
         save_network(result.network, lab.weights("slim"))
         lab.info["seconds"]["slim"] = float(result.rounds["seconds"].sum() + result.history["seconds"].sum())
     return _read_slim(lab.weights("slim"))
 
-# %% ../nbs/18_lab.ipynb #f094288c
+# %% ../nbs/18_lab.ipynb #881acbb0
 def _quantise(lab: Lab, network: nn.Module) -> tuple[quantization.QuantizationReport, bool]:
     "Write slim.onnx and slim-int8.onnx; whether the network had to be fine-tuned for eight bits"
     xrays, out, about = lab.xrays, lab.onnx("slim-int8"), {"size": lab.xrays.size, "xrays": lab.xrays}
@@ -575,7 +624,7 @@ def _quantise(lab: Lab, network: nn.Module) -> tuple[quantization.QuantizationRe
         final = lab.settings.slim.final
     train = replace(final, epochs=3, lr=final.lr / 10)
     place = lab.checkpoints("slim-int8")
-    tuned, _ = quantization.finetune_quantized(network, xrays, train, name="slim-int8", folder=place)
+    tuned, _ = quantization.finetune_quantized(network, xrays, train, name="slim-int8", folder=place, fit=_fit)
     with tempfile.TemporaryDirectory() as folder:
         quantization.export_onnx(tuned, f"{folder}/tuned.onnx", **about)
         return quantization.quantize_int8(f"{folder}/tuned.onnx", out, xrays, max_auc_loss=1, agreement=0), True
@@ -1008,14 +1057,14 @@ def _make(jobs: int, *run: Any) -> None:
     if failures:
         raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
 
-# %% ../nbs/18_lab.ipynb #812ea8c0
+# %% ../nbs/18_lab.ipynb #a7d5b54a
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
     settings: LabSettings | None = None,
     *,
     external: str | Path | None = None,  # labelled images of another hospital, to be predicted and nothing else
-    jobs: int = 1,  # seeds at a time, each in a process of its own if more than 1
+    jobs: int = 1,  # seeds at a time, each in a process of its own if more than 1; 1 where processes train together
     skip_unreadable: bool = False,  # go on without images that can't be read, and record them
     max_pixels: int = core.MAX_PIXELS,  # of an image; larger ones are not decoded
     table: Table = None,  # of `load_xrays`
@@ -1032,10 +1081,17 @@ def run_lab(
         data, external, settings, phantom_count, table=table, columns=columns, external_table=external_table,
         external_columns=external_columns, skip_unreadable=skip_unreadable, max_pixels=max_pixels,
     )
-    if not _all_is_finished(out, settings, xrays, elsewhere):
-        with _only_one(out):
-            Lab(xrays, settings, out, 0, elsewhere).record(jobs=jobs)
-            _make(jobs, xrays, settings, out, elsewhere)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        PartialState(cpu=settings.original.device == "cpu")
+        jobs = 1
+    if _helps():
+        _help(xrays)
+        return load_run(out)
+    with _leading():
+        if not _all_is_finished(out, settings, xrays, elsewhere):
+            with _only_one(out):
+                Lab(xrays, settings, out, 0, elsewhere).record(jobs=jobs)
+                _make(jobs, xrays, settings, out, elsewhere)
     return load_run(out)
 
 # %% ../nbs/18_lab.ipynb #b40262ca

@@ -122,7 +122,7 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/06_phrases.ipynb #c1119260
+# %% ../nbs/06_phrases.ipynb #3ec9686b
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "p": "p",
@@ -159,7 +159,7 @@ _RUSSIAN = {
     "blur": "размытие", "noise": "шум", "rotation": "поворот", "scale": "масштаб", "crop": "обрезка",
     "aspect": "соотношение сторон", "mean": "в среднем",
     # tables
-    "published, original": "опубликовано: исходная", "published, optimised": "опубликовано: оптимизированная",
+    "published, original": "в публикации, исходная", "published, optimised": "в публикации, после прунинга",
     "characteristic": "характеристика", "accuracy at inference": "точность на инференсе",
     "inference time (s)": "время инференса (с)", "model size (MB)": "размер модели (МБ)",
     "weight of the model file (MB)": "вес файла модели (МБ)",
@@ -184,7 +184,7 @@ _RUSSIAN = {
     "kind of patient": "группа", "image": "снимок", "probability": "вероятность", "networks wrong": "сетей ошиблось",
     "of": "из", "run": "запуск", "this run": "этот запуск", "study": "работа", "what": "что", "value": "значение",
     "command": "команда", "data": "данные", "fingerprint (SHA-256)": "отпечаток (SHA-256)", "processor": "процессор",
-    "versions": "версии", "minutes of each stage": "этапы, мин",
+    "versions": "версии", "seconds of each stage": "этапы, с", "trained on": "обучено на",
 }
 
 # %% ../nbs/06_phrases.ipynb #326c3ea3
@@ -314,12 +314,12 @@ def span(
     ends = [number(value, digits, signed=signed) for value in (values[0], values[-1])]
     return ends[0] if ends[0] == ends[1] else _clause("span", *ends)
 
-# %% ../nbs/06_phrases.ipynb #733ecf84
+# %% ../nbs/06_phrases.ipynb #7d6f5b6a
 def verdict(
     judged: dict,  # a metric of `noninferiority`: difference, low, high, verdict
 ) -> str:
     "A difference in points and what it means"
-    return _clause(judged["verdict"], points([judged[key] for key in ("difference", "low", "high")]))
+    return _clause(judged["verdict"], points([judged[key] for key in ("difference", "low", "high")], 2))
 
 
 def outcome(

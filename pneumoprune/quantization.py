@@ -668,7 +668,7 @@ def _round_weights(layer: nn.Module) -> None:
         prune.remove(layer, "weight")
     parametrize.register_parametrization(layer, "weight", _SevenBits(mask))
 
-# %% ../nbs/16_quantization.ipynb #9b91bbba
+# %% ../nbs/16_quantization.ipynb #e3830155
 def finetune_quantized(
     model: nn.Module,  # a trained network; left untouched
     xrays: XRays,  # trained on its train part, validated on its val part
@@ -676,6 +676,7 @@ def finetune_quantized(
     *,
     float_layers: Sequence[str] | None = None,  # layers that will compute in float; None: the first
     images: int = 128,  # training images that give the ranges of activations
+    fit: Callable[..., pd.DataFrame] = fit,  # how a network is trained
     **options,  # name, folder, resume, teacher: of `fit`
 ) -> tuple[nn.Module, pd.DataFrame]:  # the trained copy, and its history as `fit` returns it
     """Quantisation-aware training (Jacob et al. 2018) with the straight-through estimator (arXiv:1308.3432). Masks are

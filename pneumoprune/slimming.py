@@ -246,9 +246,10 @@ def _budgets_met(settings: SlimSettings, start: nn.Module, model: nn.Module, siz
         met.append(_speedup(start, model, size) >= settings.min_speedup)
     return met
 
-# %% ../nbs/15_slimming.ipynb #6e35874a
+# %% ../nbs/15_slimming.ipynb #ea265976
 def _round(
-    model: nn.Module, xrays: XRays, settings: SlimSettings, number: int, teacher: nn.Module, folder: Path | None
+    model: nn.Module, xrays: XRays, settings: SlimSettings, number: int, fit: Callable, teacher: nn.Module,
+    folder: Path | None,
 ) -> tuple[nn.Module, float]:
     "A smaller network, trained, and the seconds it took"
     start, train = time.perf_counter(), settings.train
@@ -276,20 +277,21 @@ def _row(number: int, network: nn.Module, suite: dict[str, XRays], device: str) 
         "val_auc": _shift_auc(network, suite, device),
     }
 
-# %% ../nbs/15_slimming.ipynb #13396855
+# %% ../nbs/15_slimming.ipynb #acebd703
 def _checkpoints(folder: str | Path | None, name: str) -> Path | None:
     return Path(folder) / "checkpoints" / name if folder else None
 
 
 def _shrink(
-    model: nn.Module, xrays: XRays, settings: SlimSettings, teacher: nn.Module, folder: str | Path | None
+    model: nn.Module, xrays: XRays, settings: SlimSettings, fit: Callable, teacher: nn.Module, folder: str | Path | None
 ) -> tuple[nn.Module, pd.DataFrame]:
     "The smallest network within the tolerance, or the first that meets the budgets, and the table of rounds"
     suite = shift_suite(xrays.part("val"), seed=settings.train.seed)
     chosen, current, rows, seconds = model, model, [], 0.0
     for number in tqdm(range(settings.rounds + 1), desc="slimming", unit="round"):
         if number:
-            current, seconds = _round(current, xrays, settings, number, teacher, _checkpoints(folder, f"slim-{number}"))
+            place = _checkpoints(folder, f"slim-{number}")
+            current, seconds = _round(current, xrays, settings, number, fit, teacher, place)
         start = time.perf_counter()
         row = _row(number, current, suite, settings.train.device)
         rows.append(row | {"seconds": seconds + time.perf_counter() - start})
@@ -303,7 +305,7 @@ def _shrink(
             break
     return chosen, pd.DataFrame(rows)
 
-# %% ../nbs/15_slimming.ipynb #30611ddd
+# %% ../nbs/15_slimming.ipynb #59449336
 @dataclass
 class Slimmed:
     "What `slim` made"
@@ -320,9 +322,10 @@ def slim(
     *,
     teacher: nn.Module,  # its logits are learnt in the rounds: the original, or a smaller network of the same function
     folder: str | Path | None = None,  # rounds.csv and checkpoints; a run that was interrupted goes on from them
+    fit: Callable[..., pd.DataFrame] = fit,  # how a network is trained
 ) -> Slimmed:
     "Rounds of score → remove → compact → fine-tune with distillation → validate, then one longer training"
-    chosen, rounds = _shrink(model, xrays, settings, teacher, folder)
+    chosen, rounds = _shrink(model, xrays, settings, fit, teacher, folder)
     network = copy_network(chosen)
     for layer in network.modules():
         if isinstance(layer, nn.Dropout):

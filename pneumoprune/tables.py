@@ -375,7 +375,7 @@ def data_table(
     rows.loc["all"] = rows.sum()
     return _table(rows.rename_axis("split").reset_index().to_dict("records"), _DATA)
 
-# %% ../nbs/08_tables.ipynb #6235ff03
+# %% ../nbs/08_tables.ipynb #069499dc
 def _command(run: Run) -> str:
     "The command that makes this run again"
     settings, data = run.info["settings"], run.info["data"]
@@ -386,17 +386,19 @@ def _command(run: Run) -> str:
         "--size": settings["size"],
         "--seed": settings["seed"],
         "--limit": settings.get("limit"),
+        "--seeds": settings["seeds"] if settings.get("seeds", 1) > 1 else None,
+        "--external": external["name"] if (external := run.info.get("external")) else None,
     }
     words = [f"{option} {quote(str(value))}" for option, value in options.items() if value is not None]
     words += ["--quick"] * run.smoke + ["--skip-unreadable"] * bool(data["unreadable"])
     words += [f"--{budget.replace('_', '-')} {value:g}" for budget, value in run.budgets.items()]
     return " ".join(["pneumoprune lab", *words])
 
-# %% ../nbs/08_tables.ipynb #3880485b
+# %% ../nbs/08_tables.ipynb #c351a1a1
 def reproduce_table(
     run: Run,
 ) -> pd.DataFrame:  # one row for each thing to know
-    "What one has to know to repeat the run: command, data, machine, versions, minutes of each stage"
+    "What one has to know to repeat the run: command, data, machine, versions, seconds of each stage"
     info = run.info
     rows = {
         say("command"): _command(run),
@@ -404,8 +406,9 @@ def reproduce_table(
         say("fingerprint (SHA-256)"): info["data"]["fingerprint"],
         say("processor"): f"{info['cpu']} ({info['system']})",
         say("threads"): str(info["threads"]),
+        say("trained on"): str(info.get("device", "cpu")),
     }
     rows[say("versions")] = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
-    minutes = (f"{stage} {number(seconds / 60, 1)}" for stage, seconds in info["seconds"].items())
-    rows[say("minutes of each stage")] = "; ".join(minutes)
+    stages = (f"{stage} {significant(seconds)}" for stage, seconds in info["seconds"].items())
+    rows[say("seconds of each stage")] = "; ".join(stages)
     return _table(rows.items(), {"what": itemgetter(0), "value": itemgetter(1)})

@@ -811,7 +811,7 @@ def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None,
     accelerator.wait_for_everyone()
     return good.history
 
-# %% ../nbs/10_training.ipynb #652d897b
+# %% ../nbs/10_training.ipynb #8ad9b0ff
 def _finish(training: _Training, model: nn.Module, folder: Path | None, identity: dict, history: list[dict]) -> None:
     "Leave the averaged weights in `model`, in float32, on the CPU, and in `last.safetensors`"
     accelerator, averaged = training.accelerator, training.averaged
@@ -824,7 +824,9 @@ def _finish(training: _Training, model: nn.Module, folder: Path | None, identity
         for state in _states(folder):  # nothing is left to resume
             state.unlink()
     model.to("cpu").eval()
-    accelerator.free_memory()
+    training.optimizer.state.clear()  # the schedule holds the optimiser: it would wait for Python's next collection
+    if accelerator.device.type != "cpu":
+        accelerator.free_memory()
 
 # %% ../nbs/10_training.ipynb #c4dd0563
 def _finished(model: nn.Module, folder: Path, identity: dict) -> list[dict] | None:

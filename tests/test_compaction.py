@@ -1099,3 +1099,14 @@ def test_a_channel_shuffle_of_dead_channels_keeps_its_groups():
     prune.custom_from_mask(model[3], "weight", torch.zeros(2, 6, 1, 1))
     with pytest.warns(ProofWarning, match="proves nothing"):
         assert len(compact(model, torch.randn(2, 3, 8, 8))[0].weight) == 3
+
+
+def test_a_shuffle_in_groups_of_one_channel():
+    class Shuffled(nn.Module):
+        def forward(self, x):
+            n, c, h, w = x.shape
+            return x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+
+    model = tiny(nn.Conv2d(3, 3, 3), Shuffled(), nn.Conv2d(3, 2, 3))
+    model[2].weight.data[:, 1] = 0
+    assert compact(model, torch.randn(2, 3, 8, 8)).report.kept["0"][0].tolist() == [0, 2]

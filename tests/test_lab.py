@@ -1,14 +1,20 @@
 "A run folder: what a kill leaves, who may write, what is believed"
 
 import os
+import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import pneumoprune.lab as lab
-from pneumoprune.core import PneumopruneError, read_json
+from pneumoprune.core import MODELS, PneumopruneError, read_json
 from pneumoprune.synthetic import phantoms
 
 
@@ -81,7 +87,7 @@ def test_the_second_process_on_a_folder_is_refused_and_a_dead_one_is_not_in_the_
     hold += "    print('has it', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", hold, tmp_path]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert first.stdout.readline() == "has it\n"
+    assert first.stdout and first.stdout.readline() == "has it\n"
     with pytest.raises(PneumopruneError, match=f"in use by process {first.pid} on"), lab._only_one(tmp_path):
         pass
     first.kill()
@@ -89,3 +95,141 @@ def test_the_second_process_on_a_folder_is_refused_and_a_dead_one_is_not_in_the_
     with lab._only_one(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def written(run, stage):
+    "Stand-in for a stage: writes the files that it promises"
+    for name in lab._leaves(run.number)[stage]:
+        if name not in lab._PERHAPS:
+            (run.folder / name).parent.mkdir(exist_ok=True)
+            (run.folder / name).write_text(f"{stage} of seed {run.number}\n", encoding="utf-8")
+
+
+@pytest.fixture
+def chains(monkeypatch):
+    "Chains made of stand-ins, and the record of what was made; `failing` are seeds that fail at `slim`"
+    made = SimpleNamespace(stages=[], failing=set())
+
+    def stage(name, run):
+        if name == "slim" and run.number in made.failing:
+            raise PneumopruneError("it can't be slimmed")
+        made.stages.append((run.number, name))
+        table = pd.DataFrame({"split": ["val", "test"], "name": ["a", "007"], "patient": ["1", "07"], "label": [0, 1]})
+        table = table.assign(**dict.fromkeys(MODELS, 0.1 + run.number))
+        if run.external is not None:
+            table = pd.concat([table, table[:1].assign(split="external")])
+        if name == "evaluate":
+            run.info["gathered"], table = lab._gathered_from(run.out, run.run.seeds), lab._gathered(run)
+            run.release("predictions.csv")
+        written(run, name)
+        if name in ("predictions", "evaluate"):
+            table.to_csv(run.folder / "predictions.csv", index=False)
+
+    def run_chain(run):
+        lab._mend(run)
+        for name in lab._leaves(run.number):
+            if name not in lab._ONCE and not run.done(name):
+                run.timed(name, lambda run, name=name: stage(name, run))
+
+    monkeypatch.setattr(lab, "_run_chain", run_chain)
+    monkeypatch.setattr(lab, "evaluate_stage", lambda run: stage("evaluate", run))
+    for name in ("sensitivity", "amounts"):
+        monkeypatch.setattr(lab, f"{name}_stage", lambda run, _, name=name: run.done(name) or stage(name, run))
+    monkeypatch.setattr(lab, "load_masked", lambda path: None)
+    monkeypatch.setattr(lab, "load_run", lambda folder: pd.read_csv(folder / "predictions.csv", dtype=str))
+    return made
+
+
+def columns(seed):
+    return [name + (f"-seed-{seed}" if seed else "") for name in MODELS]
+
+
+def test_seeds_are_chains_of_their_own_and_may_be_added(tmp_path, settings, chains):
+    run: Any = lambda seeds: lab.run_lab(None, tmp_path, replace(settings, seeds=seeds), phantom_count=60)
+    table = run(2)
+    assert list(table) == ["split", "name", "patient", "label", *columns(0), *columns(1)]
+    assert table["patient"].tolist() == ["1", "07"] and table["slim-seed-1"].tolist() == ["1.1", "1.1"]
+    first, second = (read_json(lab._place(tmp_path, number) / "run.json") for number in (0, 1))
+    assert first["settings"]["original"]["seed"] + 1 == second["settings"]["original"]["seed"]
+    assert first["settings"]["seed"] == second["settings"]["seed"] and first["data"] == second["data"]
+    chains.stages.clear()
+    run(2)
+    assert not chains.stages  # a finished run is only read
+    assert list(run(3))[-5:] == columns(2)
+    assert {number for number, _ in chains.stages if number} == {2}
+    assert [name for number, name in chains.stages if number == 0] == ["evaluate"]
+    with pytest.raises(PneumopruneError, match="settings.seeds: 3 → 2"):
+        run(2)
+
+
+def test_a_seed_that_fails_costs_its_columns_and_the_same_command_goes_on(tmp_path, settings, chains):
+    chains.failing = {1}
+    run: Any = lambda: lab.run_lab(None, tmp_path, replace(settings, seeds=3), phantom_count=60)
+    with pytest.raises(PneumopruneError, match=r"^seed 1: it can't be slimmed\. The same command goes on"):
+        run()
+    assert list(pd.read_csv(tmp_path / "predictions.csv"))[4:] == [*columns(0), *columns(2)]
+    chains.failing = set()
+    chains.stages.clear()
+    assert list(run())[4:] == [*columns(0), *columns(1), *columns(2)]
+    assert chains.stages[0] == (1, "slim") and {number for number, _ in chains.stages} == {0, 1}
+    chains.stages.clear()
+    (tmp_path / "seed-2" / "rounds.csv").write_text("damaged", encoding="utf-8")
+    with pytest.warns(UserWarning, match="the stage 'slim' is made again"):
+        run()
+    assert chains.stages == [(2, "slim")]  # with the same result: nothing that was made from it
+
+
+def test_the_images_of_another_hospital_may_come_later(tmp_path, settings, chains, monkeypatch):
+    monkeypatch.setattr(lab, "load_labelled", lambda source, size, **_: replace(phantoms(40, size), source=source))
+    run: Any = lambda external: lab.run_lab(None, tmp_path, settings, external=external, phantom_count=60)
+    run(None)
+    chains.stages.clear()
+    run("elsewhere.zip")
+    assert chains.stages == [(0, "predictions"), (0, "evaluate")]
+    assert read_json(tmp_path / "run.json")["external"]["images"] == 40
+    with pytest.raises(PneumopruneError, match="external: elsewhere.zip → None"):
+        run(None)
+
+
+def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
+    settings = replace(settings, seeds=2)
+    for number in (1, 0):
+        assert lab.run_seed(None, tmp_path, settings, number, phantom_count=60) == lab._place(tmp_path, number)
+    assert {name for _, name in chains.stages} == set(lab._leaves(1))
+    chains.stages.clear()
+    lab.run_lab(None, tmp_path, settings, phantom_count=60)
+    assert chains.stages == [(0, name) for name in ("evaluate", "sensitivity", "amounts")]
+    with pytest.raises(PneumopruneError, match="the run has the seeds 0 to 1"):
+        lab.run_seed(None, tmp_path, settings, 2, phantom_count=60)
+
+
+@pytest.mark.hard
+def test_two_seeds_side_by_side_end_as_one_after_the_other(tmp_path, settings):
+    settings = replace(settings, seeds=2, conv=(16,) * 5, linear=(32, 32), amounts=())
+    rows = {jobs: lab.run_lab(None, tmp_path / str(jobs), settings, jobs=jobs, phantom_count=60).predictions
+            for jobs in (1, 2)}
+    pd.testing.assert_frame_equal(rows[1], rows[2], atol=1e-6)
+    assert not np.allclose(rows[1]["slim"], rows[1]["slim-seed-1"])
+    assert lab.check_run(tmp_path / "2") == []
+    for number in (0, 1):
+        assert not list((lab._place(tmp_path / "2", number) / "models").glob("*.damaged"))
+
+
+@pytest.mark.hard
+def test_a_seed_whose_process_is_killed_is_named_and_leaves_the_other(tmp_path, settings):
+    settings = replace(settings, seeds=2, conv=(16,) * 5, linear=(32, 32), amounts=())
+    code = "import os, sys, pickle, pneumoprune.lab as lab\nsettings = pickle.load(sys.stdin.buffer)\n"
+    code += "lab.run_lab(None, sys.argv[1], settings, jobs=2, phantom_count=60)"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert first.stdin and first.stderr
+    first.stdin.write(pickle.dumps(settings))
+    first.stdin.close()
+    holder = tmp_path / "run/seed-1/.lock-holder.json"
+    while not holder.exists() and first.poll() is None:
+        time.sleep(0.05)
+    os.kill(read_json(holder)["pid"], 9)
+    said = first.stderr.read().decode()
+    assert first.wait() and "the process of seed 1 ended with -9" in said
+    table = pd.read_csv(tmp_path / "run/predictions.csv")
+    assert "slim" in table and "slim-seed-1" not in table
