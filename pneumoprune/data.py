@@ -18,6 +18,7 @@ import re
 import shutil
 import struct
 import tempfile
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -373,6 +374,7 @@ class _Source:
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError, OverflowError, MemoryError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, Image.DecompressionBombError,
+    tokenize.TokenError,  # NumPy reads the header of an array as Python
 )
 
 
@@ -444,7 +446,7 @@ def _folder_files(folder: Path, lengths: dict[str, int] | None = None) -> _Files
         lengths = {name: stat.st_size for name, stat in _walk(folder).items()}
     return _Files(folder.name, lengths, lambda name: (folder / name).read_bytes(), fingerprint, folder)
 
-# %% ../nbs/01_data.ipynb #20c83fff
+# %% ../nbs/01_data.ipynb #58310720
 def _entries(archive: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo]:
     "The files in a zip by their paths, with `/`; `DataError` if a path leads out of it"
     entries = {}
@@ -452,7 +454,7 @@ def _entries(archive: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo
         name = info.filename.replace("\\", "/")  # some Windows programs write `\`
         if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
             raise DataError(f"{source} holds a path that climbs out of it ({info.filename}); use a clean archive")
-        if not info.is_dir():
+        if name and not name.endswith("/"):
             entries[name] = info
     return entries
 
@@ -719,13 +721,13 @@ def _by_split(values: pd.Series) -> pd.Series:
     order = {split: i for i, split in enumerate((*SPLITS, EXTERNAL))}
     return values.map(order) if values.name == "split" else values
 
-# %% ../nbs/01_data.ipynb #00afe7ca
+# %% ../nbs/01_data.ipynb #00c49c0b
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 
 
 def _check_packing(entries: Iterable[zipfile.ZipInfo], source: str) -> None:
     "Raise `DataError` if files of a zip are encrypted, or packed in a way that Python can't undo"
-    files = [info for info in entries if not (info.is_dir() or _hidden(info.filename))]
+    files = [info for info in entries if not (info.filename.endswith("/") or _hidden(info.filename))]
     encrypted = sum(info.flag_bits & 1 for info in files)
     if encrypted:
         raise DataError(f"{source} is encrypted ({encrypted} of {_count(len(files), 'file')}); "

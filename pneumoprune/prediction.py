@@ -53,7 +53,7 @@ def _shipped() -> Path:
         )
     return file
 
-# %% ../nbs/17_prediction.ipynb #452e1755
+# %% ../nbs/17_prediction.ipynb #af299ff0
 def _check_signature(session, size: int) -> None:
     "`ValueError` unless an open file takes grey images of this size in bytes, and gives one number for each, or two"
     first, *others = session.get_outputs()
@@ -68,13 +68,13 @@ def _check_signature(session, size: int) -> None:
 
 def _described(path, session) -> tuple[tuple[str, ...], float, int]:
     "Classes, threshold and image size of an open file; `PredictionError` if it does not say them, or takes other input"
-    about = session.get_modelmeta().custom_metadata_map
-    if missing := [name for name in ("classes", "threshold", "size") if name not in about]:
-        raise PredictionError(
-            f"{path} is an ONNX file, but none of pneumoprune: it does not say its {', '.join(missing)}. "
-            "Give one of a run's models folder; a file that `compact --onnx` wrote is a bare network for ONNX Runtime"
-        )
     try:
+        about = session.get_modelmeta().custom_metadata_map
+        if missing := [name for name in ("classes", "threshold", "size") if name not in about]:
+            raise PredictionError(
+                f"{path} is an ONNX file, but none of pneumoprune: it does not say its {', '.join(missing)}; "
+                "give one of a run's models folder: what `compact --onnx` wrote is a bare network for ONNX Runtime"
+            )
         classes, threshold, size = loads(about["classes"]), float(about["threshold"]), int(about["size"])
         if not (isinstance(classes, list) and len({*classes}) == 2 == len(classes) and all(map(str.strip, classes))):
             raise ValueError(f"its classes are {about['classes'][:50]}, not two names")
