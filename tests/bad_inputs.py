@@ -412,6 +412,7 @@ def sources() -> dict[str, bytes]:
         "no-arrays.npz": zipped({"x.npy": b""}),
         "member.npz": with_member(b"text"),
         "no-member.npz": with_member(b""),
+        "open-header.npz": with_member(b"\x93NUMPY\x01\x00\x10\x00{'descr': '|u1',("),
         "npy-version.npz": with_member(b"\x93NUMPY\x09\x00"),
         "no-images.npz": arrays(train_images=None),
         "no-labels.npz": arrays(test_labels=None),

@@ -12,6 +12,7 @@ import zlib
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pneumoprune import data
 from pneumoprune.data import (
     CLASSES,
     DOWNLOADS,
@@ -396,6 +398,21 @@ def test_members_that_are_no_arrays(tmp_path, member):
     path = medmnist(tmp_path / "x.npz", train_images=None)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("train_images.npy", member)
+    in_one_line(lambda: load_xrays(path, SIZE), "x.npz can't be read as a MedMNIST file")
+
+
+def test_an_entry_without_a_name_is_none():
+    "Found by `make fuzz`, as was the header that does not end"
+    archive = SimpleNamespace(infolist=lambda: [zipfile.ZipInfo("")])
+    data._check_packing(archive.infolist(), "s.zip")
+    assert data._entries(archive, "s.zip") == {}
+
+
+@pytest.mark.parametrize("header", [b"\x93NUMPY\x01\x00\x10\x00{'descr': '|u1',("])
+def test_a_header_without_an_end(tmp_path, header):
+    path = medmnist(tmp_path / "x.npz", train_images=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_images.npy", header)
     in_one_line(lambda: load_xrays(path, SIZE), "x.npz can't be read as a MedMNIST file")
 
 
