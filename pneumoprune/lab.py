@@ -68,7 +68,7 @@ class LabSettings:
     linear: tuple = (4096, 4096)  # neurons of its hidden linear layers
     rounds: int = 5  # prunings of the recipe
     kind: str = "geometric"  # schedule of the prunings; "geometric" is the recipe iterated
-    original: TrainSettings = field(default_factory=lambda: TrainSettings(resample=0.75))  # chosen in the chapter on training
+    original: TrainSettings = field(default_factory=lambda: TrainSettings(resample=0.75))  # chosen on validation
     masked: TrainSettings = field(  # fine-tuning; its epochs are those of all rounds together
         default_factory=lambda: TrainSettings(resample=0.75, progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None)
     )
