@@ -941,6 +941,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pneumoprune.phrases.PhraseError': ('phrases.html#phraseerror', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases._clause': ('phrases.html#_clause', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases._curve': ('phrases.html#_curve', 'pneumoprune/phrases.py'),
+                                     'pneumoprune.phrases._parting': ('phrases.html#_parting', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases._ratio': ('phrases.html#_ratio', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.bracketed': ('phrases.html#bracketed', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.budgets': ('phrases.html#budgets', 'pneumoprune/phrases.py'),

@@ -314,12 +314,22 @@ def span(
     ends = [number(value, digits, signed=signed) for value in (values[0], values[-1])]
     return ends[0] if ends[0] == ends[1] else _clause("span", *ends)
 
-# %% ../nbs/08_phrases.ipynb #7d6f5b6a
+# %% ../nbs/08_phrases.ipynb #32014d76
 def verdict(
     judged: dict,  # a metric of `noninferiority`: difference, low, high, verdict
 ) -> str:
-    "A difference in points and what it means"
-    return _clause(judged["verdict"], points([judged[key] for key in ("difference", "low", "high")], 2))
+    "A difference in points and what it means, with as many digits as part its bounds from the margin"
+    triple, margin = [judged[key] for key in ("difference", "low", "high")], judged["margin"]
+    return _clause(judged["verdict"], points(triple, _parting(triple[1:], -margin)))
+
+
+def _parting(bounds: Iterable[float], margin: float) -> int:
+    "Two decimals of a point, or more where a bound would print like the margin; six at most"
+    for digits in range(2, 6):
+        printed = number(100 * margin, digits)
+        if all(bound == margin or number(100 * bound, digits) != printed for bound in bounds):
+            return digits
+    return 6
 
 
 def outcome(

@@ -88,14 +88,14 @@ def _read_book(
 _WORDS = {
     "en": {
         "fig": "Figure", "tbl": "Table", "sec": "Section", "ch": "Chapter", "app": "Appendix", "stop": ":",
-        "toc": "Contents", "absent": "not in this run", "commit": "commit {commit}",
+        "toc": "Contents", "absent": "not in this run", "commit": "rendered at commit {commit}",
         "phantoms": "Made of phantoms: every result comes from synthetic images, none from an X-ray of a patient.",
         "smoke": "A smoke run: its networks are narrow and hardly trained, so its numbers mean nothing.",
         "phantoms mark": "phantoms, no patients", "smoke mark": "smoke run",
     },
     "ru": {
         "fig": "Рисунок", "tbl": "Таблица", "sec": "Раздел", "ch": "Глава", "app": "Приложение", "stop": ".",
-        "toc": "Содержание", "absent": "нет в этом запуске", "commit": "коммит {commit}",
+        "toc": "Содержание", "absent": "нет в этом запуске", "commit": "собрано на коммите {commit}",
         "phantoms": "Получено на фантомах: результаты относятся к синтетическим изображениям, не к снимкам пациентов.",
         "smoke": "Пробный запуск: сети узкие и почти не обучены, числа ничего не значат.",
         "phantoms mark": "фантомы, не пациенты", "smoke mark": "пробный запуск",

@@ -375,7 +375,7 @@ def data_table(
     rows.loc["all"] = rows.sum()
     return _table(rows.rename_axis("split").reset_index().to_dict("records"), _DATA)
 
-# %% ../nbs/10_tables.ipynb #069499dc
+# %% ../nbs/10_tables.ipynb #cc0cbd3c
 def _command(run: Run) -> str:
     "The command that makes this run again"
     settings, data = run.info["settings"], run.info["data"]
@@ -387,6 +387,7 @@ def _command(run: Run) -> str:
         "--seed": settings["seed"],
         "--limit": settings.get("limit"),
         "--seeds": settings["seeds"] if settings.get("seeds", 1) > 1 else None,
+        "--jobs": run.info["jobs"] if run.info.get("jobs", 1) > 1 else None,
         "--external": external["name"] if (external := run.info.get("external")) else None,
     }
     words = [f"{option} {quote(str(value))}" for option, value in options.items() if value is not None]
