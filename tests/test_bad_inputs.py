@@ -14,7 +14,7 @@ from bad_inputs import Case, commands, materials
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a command is a forked process")
 
-SECONDS, MB, EVERY = 20, 1500, 7  # limits of one command; `make test` takes every seventh
+SECONDS, MB, EVERY = 20, 1500, 12  # limits of one command; `make test` takes every twelfth
 
 
 @pytest.fixture(scope="module")
