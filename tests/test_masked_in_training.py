@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from pneumoprune import alexnet, benchmark, channels, compaction, networks, pruning, slimming, training
+from pneumoprune import alexnet, benchmark, compaction, graph, networks, pruning, slimming, training
 from pneumoprune.lab import load_masked
 from pneumoprune.synthetic import phantoms
 
@@ -45,7 +45,7 @@ CALLS = {
     "make_permanent": lambda net, folder: pruning.make_permanent(net),
     "sensitivity": lambda net, folder: pruning.sensitivity(net, XRAYS.part("val"), shares=[0.5]),
     "prune_iteratively": lambda net, folder: pruning.prune_iteratively(net, lambda model, number: None, rounds=1),
-    "channel_groups": lambda net, folder: channels.channel_groups(net, IMAGES),
+    "channel_groups": lambda net, folder: graph.channel_groups(net, IMAGES),
     "compact": lambda net, folder: compaction.compact(net, IMAGES),
     "save_network": lambda net, folder: networks.save_network(net, folder / "n.safetensors"),
     "slim": lambda net, folder: slimming.slim(net, XRAYS, FEW, teacher=plain()),
