@@ -331,6 +331,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'pneumoprune.checkpoints._mask': ('checkpoints.html#_mask', 'pneumoprune/checkpoints.py'),
                                          'pneumoprune.checkpoints._masked_by': ( 'checkpoints.html#_masked_by',
                                                                                  'pneumoprune/checkpoints.py'),
+                                         'pneumoprune.checkpoints._members': ('checkpoints.html#_members', 'pneumoprune/checkpoints.py'),
                                          'pneumoprune.checkpoints._model_for': ( 'checkpoints.html#_model_for',
                                                                                  'pneumoprune/checkpoints.py'),
                                          'pneumoprune.checkpoints._no_checkpoint': ( 'checkpoints.html#_no_checkpoint',

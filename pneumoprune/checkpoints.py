@@ -70,7 +70,17 @@ class _InertTable(_Inert):
     def __new__(cls, *args, **kwargs):
         return OrderedDict()
 
-# %% ../nbs/19_checkpoints.ipynb #91478951
+# %% ../nbs/19_checkpoints.ipynb #236c396e
+def _members(path: Path) -> set[str]:
+    "Names in a zip archive, if it is one; of a pipe or a device nothing is read, since it may not end"
+    try:
+        if path.is_file() and zipfile.is_zipfile(path):
+            return {Path(name).name for name in zipfile.ZipFile(path).namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        pass  # reading it tells
+    return set()
+
+
 def _no_checkpoint(path: Path) -> str:
     "What a file is, with a remedy, if it holds no pickle of tensors; else nothing"
     if path.is_dir() and (path / ".metadata").exists():
@@ -79,7 +89,7 @@ def _no_checkpoint(path: Path) -> str:
         return "is the index of a sharded checkpoint; load its parts into the model and save model.state_dict()"
     if path.suffix == ".onnx":
         return "is an ONNX file; give the state_dict of the PyTorch network"
-    names = {Path(name).name for name in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
+    names = _members(path)
     if "constants.pkl" in names:
         return "is a TorchScript archive, which holds code; save the state_dict of the network it was made from"
     if names & {"archive_format", "serialized_exported_program.json"}:

@@ -416,11 +416,12 @@ def _graph(nodes: list) -> fx.Graph:
             raise ValueError(f"{name} would draw random numbers")
     return graph
 
-# %% ../nbs/18_networks.ipynb #be8a9f0f
+# %% ../nbs/18_networks.ipynb #86aa6af8
 def _check_file(path: str | os.PathLike, wanted: str) -> None:
     "`CompactionError` unless `path` is a file"
     if not Path(path).is_file():
-        raise CompactionError(f"{path} is {'a folder' if Path(path).is_dir() else 'missing'}; give {wanted}")
+        kind = "a folder" if Path(path).is_dir() else "no file" if Path(path).exists() else "missing"
+        raise CompactionError(f"{path} is {kind}; give {wanted}")
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

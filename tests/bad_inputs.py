@@ -284,6 +284,8 @@ def checkpoints(folder: Path) -> dict[str, bytes]:
         "numbers.pt": saved({1: torch.ones(2)}),
         "image.pth": encoded("PNG"),
         "zip.pt": b"PK\x05\x06" + bytes(18),
+        "version.pt": patched(good, version=99),
+        "directory.pt": good.replace(b"PK\x01\x02", b"PK\x01\x07"),
         "empty.safetensors": b"",
         "short.safetensors": b"\x05\0\0",
         "text.safetensors": b"no weights\n",
