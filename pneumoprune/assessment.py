@@ -6,7 +6,7 @@
 __all__ = ['open_model', 'group_by', 'Assessment', 'assess', 'format_assessment', 'draw_assessment', 'save_assessment',
            'assess_source']
 
-# %% ../nbs/24_assessment.ipynb #53b3eec9
+# %% ../nbs/24_assessment.ipynb #4a21c98e
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,14 @@ from sklearn.metrics import roc_curve
 from .core import MAX_PIXELS, as_number, atomic_path, nameless, sha256, write_csv, write_json
 from .data import CLASSES, EXTERNAL, DataError, XRays, load_labelled
 from pneumoprune.evaluation import (
+    METRIC_NAMES,
     EvaluationError,
     calibration_curve,
     confusion,
     metrics_with_intervals,
     within_auc_with_interval,
 )
+from .figures import draw_confusion, draw_reliability
 from .prediction import DISCLAIMER, OnnxModel, PredictionError
 
 # %% ../nbs/24_assessment.ipynb #1bdab1ed
@@ -166,10 +168,8 @@ def _predictions(xrays: XRays, model: OnnxModel, scores: np.ndarray) -> pd.DataF
                         model.path.stem: scores, "decision": decisions})
     return own.join(told[[column for column in told if column not in own]])
 
-# %% ../nbs/24_assessment.ipynb #e0aa00c9
-_TOLD = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
-         "specificity": "specificity", "precision": "precision", "f1": "F1", "average_precision": "average precision",
-         "brier": "Brier score", "ece": "calibration error"}
+# %% ../nbs/24_assessment.ipynb #a05af206
+_TOLD = METRIC_NAMES | {"auc": "AUC"}
 
 
 def _interval(triple: Sequence[float] | None) -> str:
@@ -209,7 +209,7 @@ def format_assessment(
         lines += _told_groups(name, found)
     return "\n".join([*lines, "", DISCLAIMER])
 
-# %% ../nbs/24_assessment.ipynb #003731dd
+# %% ../nbs/24_assessment.ipynb #c5f53a36
 def draw_assessment(
     assessment: Assessment,
 ) -> Figure:
@@ -227,28 +227,11 @@ def draw_assessment(
     roc.plot([0, 1], [0, 1], color="grey", lw=0.6, ls=":")
     roc.set(xlabel="1 − specificity", ylabel="sensitivity", title=assessment.report["data"]["name"], aspect="equal")
     roc.legend(fontsize=6, loc="lower right")
-    _draw_counts(counts, np.array(report["confusion"]), report["model"]["threshold"])
-    _draw_reliability(reliability, pd.DataFrame(report["calibration"]))
+    draw_confusion(counts, np.array(report["confusion"]))
+    counts.set(xlabel="predicted", ylabel="label", title=f"decided at {report['model']['threshold']:.3f}")
+    draw_reliability(reliability, pd.DataFrame(report["calibration"]), "black")
+    reliability.set(xlabel="score", ylabel="share of pneumonia", title="calibration")
     return figure
-
-
-def _draw_counts(ax, counts: np.ndarray, threshold: float) -> None:
-    "The confusion matrix"
-    ax.imshow(counts, cmap="Blues")
-    for (row, column), n in np.ndenumerate(counts):
-        ax.text(column, row, str(n), ha="center", va="center", color="white" if n > counts.max() / 2 else "black")
-    words = ["normal", "pneumonia"]
-    ax.set(xticks=[0, 1], yticks=[0, 1], xticklabels=words, yticklabels=words, xlabel="predicted", ylabel="label",
-           title=f"decided at {threshold:.3f}")
-    ax.grid(False)
-
-
-def _draw_reliability(ax, curve: pd.DataFrame) -> None:
-    "Mean score against share of pneumonia in each bin, with 95 % intervals"
-    ends = [curve["share"] - curve["low"], curve["high"] - curve["share"]]
-    ax.errorbar(curve["score"], curve["share"], yerr=ends, fmt="o", color="black", ms=3, lw=0.8)
-    ax.plot([0, 1], [0, 1], color="grey", lw=0.6, ls=":")
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share of pneumonia", title="calibration", aspect="equal")
 
 # %% ../nbs/24_assessment.ipynb #fa5f0ac6
 def save_assessment(

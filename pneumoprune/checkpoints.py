@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReport', 'compact_file']
 
-# %% ../nbs/19_checkpoints.ipynb #e5252761
+# %% ../nbs/19_checkpoints.ipynb #96a1ec8c
 import difflib
 import importlib
 import inspect
@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from .channels import CompactionError
 from .compaction import CompactionReport, compact
-from .core import atomic_path
+from .core import atomic_path, complaint
 from .cut import _free_trace
 from pneumoprune.networks import (
     _NO_CODE,
@@ -329,7 +329,7 @@ def _model_for(arch: str, found: Any, path: str | os.PathLike) -> nn.Module:
         return _from_timm(arch.removeprefix("timm:"), found, path)
     return _from_factory(arch) if ":" in arch else _from_torchvision(arch, found, path)
 
-# %% ../nbs/19_checkpoints.ipynb #dfdeaa61
+# %% ../nbs/19_checkpoints.ipynb #34ca0304
 def _fill(model: nn.Module, weights: dict, metadata: Any, path: str | os.PathLike, arch: str) -> None:
     "Give a network the values of a file, in place; `CompactionError` where they do not fit"
     ties = _ties(model.state_dict(keep_vars=True))
@@ -338,8 +338,7 @@ def _fill(model: nn.Module, weights: dict, metadata: Any, path: str | os.PathLik
     try:
         answer = model.load_state_dict(state, strict=False, assign=True)
     except (RuntimeError, ValueError, AttributeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise CompactionError(f"{path} holds no weights of {arch}: {said}; {_ANOTHER}") from None
+        raise CompactionError(f"{path} holds no weights of {arch}: {complaint(error, 300)}; {_ANOTHER}") from None
     _tie(model, ties)
     optional = {name for name in answer.missing_keys if name.endswith("num_batches_tracked")}
     missing = [name for name in answer.missing_keys if name not in optional | ties.keys()]
@@ -469,7 +468,7 @@ def _in_own_dtypes(model: nn.Module, types: dict[str, torch.dtype]) -> None:
         if tensor.is_floating_point() and known is not None:
             tensor.data = tensor.data.to(known)
 
-# %% ../nbs/19_checkpoints.ipynb #ca810f21
+# %% ../nbs/19_checkpoints.ipynb #d7e9561c
 def _try(model: nn.Module, example: Any, arch: str) -> None:
     "`CompactionError` where a network cannot see an input"
     inputs = example if isinstance(example, tuple) else (example,)
@@ -478,8 +477,8 @@ def _try(model: nn.Module, example: Any, arch: str) -> None:
             model(*inputs)
     except Exception as error:  # the network's own code may raise anything
         shapes = " and ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-        raise CompactionError(f"{arch} can't see inputs of {shapes}; give another size, or inputs ({reason})") from None
+        told = f"give another size, or inputs ({complaint(error)})"
+        raise CompactionError(f"{arch} can't see inputs of {shapes}; {told}") from None
 
 # %% ../nbs/19_checkpoints.ipynb #0fc2670c
 @dataclass

@@ -44,7 +44,7 @@ def about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/28_cli.ipynb #fa67efa6
+# %% ../nbs/28_cli.ipynb #9728f05d
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -68,6 +68,15 @@ def _roles(column: list[str] | None) -> dict[str, str]:
     return {role: name for role, _, name in pairs}
 
 
+# what several commands ask
+_AsJson = Annotated[bool, Option("--json", help="Answer in JSON.")]
+_MaxPixels = Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")]
+_SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Go on without images that can't be read.")]
+_Table = Annotated[
+    str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
+]
+
+# %% ../nbs/28_cli.ipynb #edb564ac
 @app.command()
 def lab(
     data: Annotated[
@@ -89,9 +98,7 @@ def lab(
     external: Annotated[
         Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
     ] = None,
-    table: Annotated[
-        str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
-    ] = None,
+    table: _Table = None,
     column: Annotated[
         list[str] | None, Option(metavar="ROLE=NAME", help="Column of the table: path=, label=, patient= or split=.")
     ] = None,
@@ -108,11 +115,9 @@ def lab(
     ] = None,
     quick: Annotated[bool, Option("--quick", help="A smoke run, small all over; its numbers mean nothing.")] = False,
     resume: Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")] = True,
-    skip_unreadable: Annotated[
-        bool, Option("--skip-unreadable", help="Go on without images that can't be read.")
-    ] = False,
-    max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
-    json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
+    skip_unreadable: _SkipUnreadable = False,
+    max_pixels: _MaxPixels = MAX_PIXELS,
+    json: _AsJson = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
     if out.is_file():
@@ -199,7 +204,7 @@ def check(
         raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/28_cli.ipynb #59743c89
+# %% ../nbs/28_cli.ipynb #fdea9076
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -221,7 +226,7 @@ def compact(
     ] = None,
     onnx: Annotated[Path | None, Option(help="Write the network as ONNX too, compared in ONNX Runtime.")] = None,
     loose: Annotated[bool, Option("--loose", help="Leave parts that compaction does not know as they are.")] = False,
-    json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
+    json: _AsJson = False,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
     with needs("torch", "pneumoprune compact"):
@@ -234,16 +239,16 @@ def compact(
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
 
-# %% ../nbs/28_cli.ipynb #e964dcc9
+# %% ../nbs/28_cli.ipynb #74dece03
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
     model: Annotated[Path | None, Option(help="ONNX file made by this project. [the shipped model]")] = None,
-    json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
+    json: _AsJson = False,
     skip_unreadable: Annotated[
         bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")
     ] = False,
-    max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
+    max_pixels: _MaxPixels = MAX_PIXELS,
     force: Annotated[
         bool, Option("--force", help="Decide even where the image is no chest X-ray as far as the network can tell.")
     ] = False,
@@ -269,7 +274,7 @@ def explain(
     explain_file(image, output, model)
     typer.echo(f"written to {output}")
 
-# %% ../nbs/28_cli.ipynb #27aeee19
+# %% ../nbs/28_cli.ipynb #0da8b3b6
 @app.command()
 def evaluate(
     data: Annotated[Path, Argument(help="Labelled X-rays: folder, zip, CSV table beside them, or MedMNIST .npz.")],
@@ -277,9 +282,7 @@ def evaluate(
         Path | None, Option(help="ONNX file made by this project, or a run folder. [the shipped model]")
     ] = None,
     out: Annotated[Path | None, Option(help="Folder for predictions, measures as JSON and a figure.")] = None,
-    table: Annotated[
-        str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
-    ] = None,
+    table: _Table = None,
     column: Annotated[
         list[str] | None, Option(metavar="ROLE=NAME", help="Column of path, label, patient or split, if not found.")
     ] = None,
@@ -287,11 +290,9 @@ def evaluate(
         list[str] | None, Option(metavar="COLUMN", help="Group by a column of the table: view, or age:18,65.")
     ] = None,
     split: Annotated[str | None, Option(help="Which split, or all. [test where splits are told]")] = None,
-    skip_unreadable: Annotated[
-        bool, Option("--skip-unreadable", help="Go on without images that can't be read.")
-    ] = False,
-    max_pixels: Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")] = MAX_PIXELS,
-    json: Annotated[bool, Option("--json", help="Answer in JSON.")] = False,
+    skip_unreadable: _SkipUnreadable = False,
+    max_pixels: _MaxPixels = MAX_PIXELS,
+    json: _AsJson = False,
 ) -> None:
     "What a network is worth on labelled X-rays of one's own: measures with intervals by patient, groups, a figure."
     columns = _roles(column)

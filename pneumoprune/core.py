@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MB', 'MODELS', 'model_colors', 'MAX_PIXELS', 'PneumopruneError', 'check_count', 'as_number', 'shown', 'one_line',
-           'nameless', 'MissingExtra', 'needs', 'atomic_path', 'is_draft', 'clear_drafts', 'write_json', 'read_json',
-           'write_csv', 'sha256', 'to_gray', 'to_square', 'check_pixels', 'decode_image', 'check_model_file',
-           'open_onnx', 'run_onnx', 'figure_style']
+           'complaint', 'nameless', 'MissingExtra', 'needs', 'atomic_path', 'is_draft', 'clear_drafts', 'write_json',
+           'read_json', 'write_csv', 'sha256', 'to_gray', 'to_square', 'check_pixels', 'decode_image',
+           'check_model_file', 'open_onnx', 'run_onnx', 'figure_style']
 
 # %% ../nbs/01_core.ipynb #b08ad49b
 import errno
@@ -58,7 +58,7 @@ def as_number(
     except (TypeError, ValueError, OverflowError):
         return float("nan")
 
-# %% ../nbs/01_core.ipynb #b86cf273
+# %% ../nbs/01_core.ipynb #584b5b2d
 def shown(
     text,  # anything with a `str`
 ) -> str:
@@ -71,6 +71,14 @@ def one_line(
 ) -> str:
     "The same in one line, white space made single blanks"
     return shown(" ".join(str(text).split()))
+
+
+def complaint(
+    error: BaseException | None,  # what was raised
+    most: int = 200,  # characters
+) -> str:
+    "What an error says, in one line; its kind if it says nothing"
+    return one_line(error)[:most] or type(error).__name__
 
 # %% ../nbs/01_core.ipynb #9da696bb
 def nameless(
@@ -322,7 +330,7 @@ def _session_options(threads: int, profile: str | Path | None) -> "onnxruntime.S
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     return options
 
-# %% ../nbs/01_core.ipynb #355371e2
+# %% ../nbs/01_core.ipynb #cce7cdf5
 def open_onnx(
     source: str | Path | bytes,  # ONNX file, or its contents
     *,
@@ -340,10 +348,10 @@ def open_onnx(
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class but this one
-        reason = one_line(error)[:200]
+        reason = complaint(error)
         raise PneumopruneError(f"{name} is no ONNX file that can be read ({reason}); export it again") from error
 
-# %% ../nbs/01_core.ipynb #b5d0af28
+# %% ../nbs/01_core.ipynb #75e4c430
 def _run_batch(session, images: "np.ndarray", seconds: float, output: int) -> "np.ndarray":
     "One output of an open network for some images; stopped after `seconds` for each"
     import numpy as np
@@ -366,7 +374,7 @@ def _numbers(session, images: "np.ndarray", seconds: float, output: int, name: s
     try:
         answer = _run_batch(session, images, seconds, output)
     except Exception as error:  # ONNX Runtime's errors share no base class but this one
-        raise PneumopruneError(f"{name} fails ({one_line(error)[:200]}); export it again") from error
+        raise PneumopruneError(f"{name} fails ({complaint(error)}); export it again") from error
     if answer.shape != (len(images),):
         raise PneumopruneError(f"{name} answers {len(images)} images with {answer.shape} numbers; export it again")
     if not ((answer >= 0) & (answer <= (float("inf") if output else 1))).all():  # NaN fails too

@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'EXTERNAL', 'DOWNLOADS', 'DataError', 'check_siz
            'patient_of', 'find_duplicates', 'merge_patients', 'load_xrays', 'load_labelled', 'participant_flow',
            'dataset_table', 'download', 'split_validation', 'split_by_cluster']
 
-# %% ../nbs/03_data.ipynb #5841031c
+# %% ../nbs/03_data.ipynb #dc56b652
 import hashlib
 import importlib
 import json
@@ -45,8 +45,8 @@ from pneumoprune.core import (
     atomic_path,
     check_count,
     check_pixels,
+    complaint,
     nameless,
-    one_line,
     read_json,
     sha256,
     to_gray,
@@ -369,18 +369,13 @@ class _Source:
     missing: Sequence[list[str]] = ()  # names that a table tells, and why there is no such image
     stamp: Callable[[], str] = lambda: ""  # changes when a table, or a file that it tells of, does
 
-# %% ../nbs/03_data.ipynb #24bc7252
+# %% ../nbs/03_data.ipynb #003695f2
 # what PIL, zipfile and zlib raise on files that are damaged, or none of theirs
 _UNREADABLE = (
     OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError, OverflowError, MemoryError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, Image.DecompressionBombError,
     tokenize.TokenError,  # NumPy reads the header of an array as Python
 )
-
-
-def _one_line(error: BaseException) -> str:
-    "What an error says, in one line"
-    return one_line(error)[:200] or type(error).__name__
 
 # %% ../nbs/03_data.ipynb #376926c5
 _MAX_FILE = 2**28  # bytes
@@ -481,7 +476,7 @@ def _check_arrays(images: np.ndarray, labels: np.ndarray, where: str) -> None:
             "two classes are told apart here"
         )
 
-# %% ../nbs/03_data.ipynb #8b1a7df1
+# %% ../nbs/03_data.ipynb #0ea3026d
 _IMAGES_AT_ONCE = 16  # arrays of a file may together hold as many times the pixels that one image may
 
 
@@ -509,7 +504,7 @@ def _npz_arrays(path: Path, max_pixels: int) -> dict[str, tuple[np.ndarray, np.n
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name.split("_")[0] in SPLITS}
     except _UNREADABLE as error:
-        reason = _one_line(error)
+        reason = complaint(error)
         raise DataError(f"{path.name} can't be read as a MedMNIST file ({reason}); download it again") from error
     wanted = [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")]
     if missing := [name for name in wanted if name not in arrays]:
@@ -535,7 +530,7 @@ def _npz_source(path: Path, max_pixels: int) -> _Source:
     ]
     return _Source(places, read, lambda: sha256(path))
 
-# %% ../nbs/03_data.ipynb #3cbc4c8e
+# %% ../nbs/03_data.ipynb #e14911e2
 _USUAL = {  # what a column tells -> its usual names
     "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imageindex", "imageid", "imagename"),
     "label": ("label", "target", "class", "diagnosis", "pneumonia"),
@@ -556,7 +551,7 @@ def _read_table(content: bytes, name: str) -> pd.DataFrame:
             table = pd.read_csv(BytesIO(content), sep=separator, dtype=str, keep_default_na=False,
                                 encoding="utf-8-sig", index_col=False)
     except (pd.errors.ParserWarning, ValueError) as error:  # no UTF-8, no table, rows longer than the header
-        raise DataError(f"{name} can't be read as a CSV table ({_one_line(error)}); save it as CSV in UTF-8") from error
+        raise DataError(f"{name} can't be read as a CSV table ({complaint(error)}); save it as CSV in UTF-8") from error
     if table.empty:
         raise DataError(f"{name} has no rows; give a table with one row for each image")
     return table.apply(lambda column: column.str.strip())
@@ -736,7 +731,7 @@ def _check_packing(entries: Iterable[zipfile.ZipInfo], source: str) -> None:
         names = " and ".join(getattr(zipfile, "compressor_names", {}).get(kind, f"method {kind}") for kind in strange)
         raise DataError(f"{source} is packed with {names}, which Python can't unpack; unpack it and give the folder")
 
-# %% ../nbs/03_data.ipynb #fa22cced
+# %% ../nbs/03_data.ipynb #388b2a83
 def _open_source(path: Path, max_pixels: int = MAX_PIXELS, lay_out: Callable = _lay_out) -> _Source:
     "Folder, zip or npz, told apart by content; images of more than `max_pixels` are not decoded"
     with _readable(path):
@@ -763,7 +758,7 @@ def _readable(path: Path):
     except PermissionError:
         raise
     except _UNREADABLE as error:
-        raise DataError(f"{path.name} is no zip file, or a damaged one ({_one_line(error)}); "
+        raise DataError(f"{path.name} is no zip file, or a damaged one ({complaint(error)}); "
                         "give a folder, a zip, a CSV table or a MedMNIST .npz file") from error
 
 # %% ../nbs/03_data.ipynb #e4c69baf
@@ -790,7 +785,7 @@ def _open_table(path: Path, table: str | Path | None, columns: Mapping[str, str]
     content = files.read(inside[0]) if inside else Path(table).read_bytes()
     return _table_source(files, content, Path(name).name, columns, max_pixels)
 
-# %% ../nbs/03_data.ipynb #b2d53395
+# %% ../nbs/03_data.ipynb #3a226cb8
 def _decode_all(
     source: _Source,
     out: np.ndarray,  # uint8 (N, 1, S, S), filled with the images
@@ -803,7 +798,7 @@ def _decode_all(
         except Image.UnidentifiedImageError:
             return "neither JPEG nor PNG nor DICOM inside"
         except _UNREADABLE as error:
-            return _one_line(error)
+            return complaint(error)
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:

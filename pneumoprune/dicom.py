@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DICOM_SUFFIXES', 'MIN_SIDE', 'is_dicom', 'decode_dicom', 'decode_xray']
 
-# %% ../nbs/02_dicom.ipynb #14ba8ae2
+# %% ../nbs/02_dicom.ipynb #7026cf52
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -15,7 +15,7 @@ from zlib import decompressobj
 import numpy as np
 from PIL import Image
 
-from .core import check_pixels, decode_image, needs, to_square
+from .core import check_pixels, complaint, decode_image, needs, to_square
 
 # %% ../nbs/02_dicom.ipynb #8c33cfec
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -42,7 +42,7 @@ def _check_deflated(content: bytes, most: int) -> None:
         inflate.decompress(content[file.tell():], most)
         check_pixels(most + len(inflate.unconsumed_tail), most)
 
-# %% ../nbs/02_dicom.ipynb #f070dd7c
+# %% ../nbs/02_dicom.ipynb #dec37726
 def _dicom_values(content: bytes, max_pixels: int) -> tuple[np.ndarray, bool]:
     "Values rescaled and windowed as the file demands, float64 of any range, and whether large ones mean air"
     import pydicom
@@ -55,7 +55,7 @@ def _dicom_values(content: bytes, max_pixels: int) -> tuple[np.ndarray, bool]:
         check_pixels(prod(int(side) for side in sides), max_pixels)
         values = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(np.float64)
     except Exception as error:  # pydicom and its decoders raise nearly everything
-        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+        raise ValueError(complaint(error)) from error
     if not np.isfinite(values).all():
         raise ValueError("its values are not all finite numbers")
     return values, data.get("PhotometricInterpretation") == "MONOCHROME1"

@@ -193,32 +193,37 @@ def _place(folder: Path, number: int) -> Path:
     "The folder of the chain with this number"
     return folder / f"seed-{number}" if number else folder
 
-# %% ../nbs/25_lab.ipynb #abb5e7b1
+# %% ../nbs/25_lab.ipynb #d817c7d4
+def _counts(xrays: XRays) -> dict[str, int]:
+    "Images of each class"
+    return {name: int((xrays.labels == label).sum()) for label, name in enumerate(CLASSES)}
+
+
+def _source(xrays: XRays) -> dict:
+    "Where images come from, and what was left out of them"
+    return {
+        "name": xrays.source, "fingerprint": xrays.fingerprint, "images": len(xrays),
+        "unreadable": list(xrays.unreadable), "left_out": list(xrays.left_out), "notes": list(xrays.notes),
+    }
+
+
 def _data_description(xrays: XRays) -> dict:
     "What run.json says of the X-rays"
     counts, patients, duplicates = {}, {}, {}
     for split in SPLITS:
         part = xrays.part(split)
-        counts[split] = {name: int((part.labels == label).sum()) for label, name in enumerate(CLASSES)}
+        counts[split] = _counts(part)
         patients[split] = len(np.unique(part.patients))
         duplicates[split] = len(data.find_duplicates(part))
-    return {
-        "name": xrays.source, "fingerprint": xrays.fingerprint, "synthetic": xrays.synthetic, "size": xrays.size,
-        "images": len(xrays), "counts": counts, "patients": patients, "duplicate_groups": duplicates,
-        "unreadable": list(xrays.unreadable), "left_out": list(xrays.left_out), "notes": list(xrays.notes),
-    }
+    return _source(xrays) | {"synthetic": xrays.synthetic, "size": xrays.size, "counts": counts,
+                             "patients": patients, "duplicate_groups": duplicates}
 
-# %% ../nbs/25_lab.ipynb #9082c813
+# %% ../nbs/25_lab.ipynb #686b8e67
 def _external_description(external: XRays | None) -> dict | None:
     "What run.json says of the images of another hospital"
     if external is None:
         return None
-    return {
-        "name": external.source, "fingerprint": external.fingerprint, "images": len(external),
-        "counts": {name: int((external.labels == label).sum()) for label, name in enumerate(CLASSES)},
-        "patients": len(np.unique(external.patients)), "unreadable": list(external.unreadable),
-        "left_out": list(external.left_out), "notes": list(external.notes),
-    }
+    return _source(external) | {"counts": _counts(external), "patients": len(np.unique(external.patients))}
 
 # %% ../nbs/25_lab.ipynb #5808c581
 def _cpu() -> str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network']
 
-# %% ../nbs/18_networks.ipynb #4af528dd
+# %% ../nbs/18_networks.ipynb #83de2448
 import importlib
 import inspect
 import json
@@ -32,7 +32,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from .alexnet import _materialise, copy_network
 from .channels import RULES, CompactionError, _name
 from .compaction import CompactionReport
-from .core import atomic_path, needs, open_onnx
+from .core import atomic_path, complaint, needs, open_onnx
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _free_dropout, _free_trace, _from_graph, _sequences
 from .graph import _where
 
@@ -607,7 +607,7 @@ def load_network(
     network.metadata = metadata
     return network
 
-# %% ../nbs/18_networks.ipynb #2d326839
+# %% ../nbs/18_networks.ipynb #b2e58604
 def _program(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
     "The ONNX program of a network, with an open number of inputs in a batch if that is possible"
     open_batch = tuple({0: "batch"} for _ in inputs)
@@ -619,8 +619,8 @@ def _program(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
                 return torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             reason = error
-    text = " ".join(str(reason).split())[:300]
-    raise CompactionError(f"the network can't be exported to ONNX ({text}); run it with PyTorch") from reason
+    told = complaint(reason, 300)
+    raise CompactionError(f"the network can't be exported to ONNX ({told}); run it with PyTorch") from reason
 
 
 def _flat(answer: Any) -> list[torch.Tensor]:

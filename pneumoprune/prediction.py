@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'expand_paths', 'predict_files', 'format_predictions',
            'occlusion_map', 'grad_cam', 'save_heatmap', 'explain_file']
 
-# %% ../nbs/23_prediction.ipynb #44df603e
+# %% ../nbs/23_prediction.ipynb #32a1d4aa
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -24,6 +24,7 @@ from pneumoprune.core import (
     as_number,
     atomic_path,
     check_count,
+    complaint,
     needs,
     one_line,
     open_onnx,
@@ -130,13 +131,13 @@ class OnnxModel:
             raise PredictionError(f"{self.path.name} has no guard; give it one with `add_guard`")
         return run_onnx(self.session, images, name=self.path.name, output=1)
 
-# %% ../nbs/23_prediction.ipynb #ab4b36c5
+# %% ../nbs/23_prediction.ipynb #f1468813
 _IMAGES = (".png", ".jpg", ".jpeg")
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> str:
     "Why a file can't be read as an image, and what to do, in one line"
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = complaint(error)
     if isinstance(error, Image.UnidentifiedImageError):
         return f"{path} is no image: there is neither PNG nor JPEG nor DICOM inside; give an X-ray"
     if is_dicom(start, path.name):

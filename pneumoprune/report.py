@@ -366,7 +366,7 @@ def _resolve(blocks: list, name: str, report: _Report) -> list:
     blocks = _change(blocks, Link=_safe_link, Div=caption)
     return _change(blocks, Cite=lambda content: _references(content, report, name))
 
-# %% ../nbs/27_report.ipynb #d30584ba
+# %% ../nbs/27_report.ipynb #efa4871f
 def _commit(folder: Path) -> str:
     "The commit that a checkout is at; empty elsewhere"
     command = ["git", "-C", str(folder), "rev-parse", "--short=10", "HEAD"]
@@ -378,6 +378,11 @@ def _commit(folder: Path) -> str:
         return ""
 
 
+def _notice(report: _Report) -> str:
+    "What warns of a run whose numbers are not to be believed; empty for any other"
+    return " ".join(report.words[mark] for mark in _marks(report.run))
+
+
 def _metadata(report: _Report) -> dict:
     "Title, author, date and the like for pandoc's templates"
     book, words, commit = report.book, report.words, _commit(report.book.folder)
@@ -385,7 +390,7 @@ def _metadata(report: _Report) -> dict:
     made += [words["commit"].format(commit=commit)] if commit else []
     about = {"title": book.title, "subtitle": book.subtitle, "lang": book.lang, "toc-title": words["toc"]}
     authors = {"author": [book.author], "by-author": [{"name": {"literal": book.author}}]}
-    notice = " ".join(words[mark] for mark in _marks(report.run))
+    notice = _notice(report)
     sources = {"bibliography": str(book.folder / book.bibliography), "link-citations": True}
     told = about | authors | sources | {"keywords": book.keywords, "compact": book.compact, "date": " · ".join(made)}
     return told | ({"notice": notice} if notice else {})
@@ -474,7 +479,7 @@ def _contents(blocks: list, report: _Report) -> dict:
     title = Para([{"t": "Strong", "c": [Str(report.words["toc"])]}])
     return Div(["contents", [], [["role", "navigation"]]], [title, {"t": "BulletList", "c": entries}])
 
-# %% ../nbs/27_report.ipynb #c808b196
+# %% ../nbs/27_report.ipynb #1981915e
 def _html(blocks: list, report: _Report, output: Path) -> None:
     "Write the report as one HTML file"
     contents = _contents(blocks, report)
@@ -486,7 +491,7 @@ def _html(blocks: list, report: _Report, output: Path) -> None:
         return {"t": "RawInline", "c": ["html", svg]}
 
     blocks = _change(blocks, Image=image, Div=lambda content: contents if content[0][0] == "contents" else None)
-    words = " ".join(report.words[mark] for mark in _marks(report.run))
+    words = _notice(report)
     notice = [Div(["", ["notice"], []], [Para([Str(words)])])] if words else []
     (report.build / "style.html").write_text(_CSS, encoding="utf-8")
     page = _write(notice + blocks, "html", report, f"--include-in-header={report.build / 'style.html'}")

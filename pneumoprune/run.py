@@ -7,19 +7,20 @@ __all__ = ['KINDS', 'TRAINED_AS', 'Run', 'load_run', 'reference_run', 'seed_colu
            'times_faster', 'same_decisions', 'kinds', 'misclassified', 'same_view', 'run_outcome', 'recorded_runs',
            'image_sides', 'prunings', 'steady_stretches', 'roughness', 'curve_noise', 'curve_jumps']
 
-# %% ../nbs/07_run.ipynb #f2d2aff1
+# %% ../nbs/07_run.ipynb #44a02ecf
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
 from .benchmark import own_engine, speedups
-from .core import MODELS, PneumopruneError, read_json
+from .core import MODELS, PneumopruneError, complaint, read_json
 from pneumoprune.evaluation import (
     METRICS,
     Evaluation,
@@ -151,14 +152,14 @@ def _probability_fault(table: pd.DataFrame) -> str:
         return f"it has no images of the split {min(lost)!r}"
     return ""
 
-# %% ../nbs/07_run.ipynb #6afaf02b
+# %% ../nbs/07_run.ipynb #ef36ef87
 def _read_table(path: Path, name: str) -> pd.DataFrame:
     "A table of a run folder; `PneumopruneError` for one that is damaged"
     try:
         table = pd.read_csv(path)
         fault = _fault(table, name)
     except (ValueError, OverflowError) as error:  # empty, ragged, no text
-        fault = f"it is no table ({' '.join(str(error).split())[:100]})"
+        fault = f"it is no table ({complaint(error, 100)})"
     if fault:
         raise PneumopruneError(f"{path}: {fault}; restore it, or run `pneumoprune lab --out` on the folder again")
     return table
@@ -175,16 +176,18 @@ def _tables(folder: Path, required: Sequence[str]) -> dict[str, pd.DataFrame]:
             raise PneumopruneError(f"{path} is missing; run `pneumoprune lab --out {folder}` again to make it")
     return tables
 
-# %% ../nbs/07_run.ipynb #343fcaec
+# %% ../nbs/07_run.ipynb #feab87e4
 _RUN_KEYS = {"settings": dict, "data": dict}
 _DATA_KEYS = {"name": str, "synthetic": bool, "counts": dict, "patients": dict}
 
 
-def _checked(path: Path, keys: dict[str, type], part: str = "") -> dict:
-    "A JSON file, or a part of it, that holds what it must; `PneumopruneError` if not"
-    found = read_json(path)
-    found = found.get(part) if part and isinstance(found, dict) else found
-    within = f"{part!r} in it" if part else "it"
+def _checked(path: Path, keys: dict[str, type]) -> dict:
+    "A JSON file that holds what it must; `PneumopruneError` if not"
+    return _with_keys(read_json(path), keys, path, "it")
+
+
+def _with_keys(found: Any, keys: dict[str, type], path: Path, within: str) -> dict:
+    "Content of a JSON file, or a part of it, if it holds what it must"
     if not isinstance(found, dict):
         raise PneumopruneError(f"{path}: {within} should be an object in braces; restore the file or run the lab again")
     for key, kind in keys.items():
@@ -192,14 +195,14 @@ def _checked(path: Path, keys: dict[str, type], part: str = "") -> dict:
             raise PneumopruneError(f"{path}: {within} lacks {key!r}; restore the file or run the lab again")
     return found
 
-# %% ../nbs/07_run.ipynb #9789bb17
+# %% ../nbs/07_run.ipynb #14b35473
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
     "Read a run folder, and those of its other seeds; `PneumopruneError` names the file that is missing"
     folder = Path(folder)
     info, summary = _checked(folder / "run.json", _RUN_KEYS), _checked(folder / "summary.json", {"models": dict})
-    _checked(folder / "run.json", _DATA_KEYS, "data")
+    _with_keys(info["data"], _DATA_KEYS, folder / "run.json", "'data' in it")
     others = [Run(path, _checked(path / "run.json", {"settings": dict}), summary={}, **_tables(path, ("history",)))
               for path in _seed_folders(folder)]
     run = Run(folder, info, summary=summary, seeds=tuple(others), **_tables(folder, _REQUIRED))

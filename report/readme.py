@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pneumoprune.cards import data_card, model_card
+from pneumoprune.cards import data_card, model_card, refused
+from pneumoprune.phrases import interval
 from pneumoprune.run import load_run, times_smaller
 from pneumoprune.tables import comparison_table
 
@@ -38,25 +39,14 @@ def results(folder: Path = ROOT / "results/reference") -> str:
         f"With one image and one thread it is {eager} as fast as `original` in PyTorch, and {runtime} as fast as "
         "`original` in ONNX Runtime: medians and quartiles of the ratios within a turn."
     )
-    return "\n".join([*lines, *over_seeds(run), *guarded(run)]) + "\n"
-
-
-def guarded(run) -> list[str]:
-    "Whom the guard of the shipped file refuses"
-    refused = run.summary.get("guard", {}).get("refused")
-    if not refused:
-        return []
-    names = {"val": "validation images (which set its limit)", "test": "test images",
-             "external": "images of the other hospital", "other": "images that are no chest X-rays"}
-    told = ", ".join(f"{refused[split]:.1%} of the {name}" for split, name in names.items() if split in refused)
-    return [f"\nThe guard in the file of `slim-int8` refuses {told}."]
+    guard = [f"\nThe file of `slim-int8` carries a guard. {told}"] if (told := refused(run)) else []
+    return "\n".join([*lines, *over_seeds(run), *guard]) + "\n"
 
 
 def over_seeds(run) -> list[str]:
     "What several trainings say, as Markdown; nothing where there is one"
     if not (seeds := run.summary.get("seeds")):
         return []
-    told = lambda values: "{:.3f} [{:.3f}, {:.3f}]".format(*values)
     lines = [
         f"\nThe table shows the first of {seeds['count']} trainings of every network. Over all (mean, 95 % interval, "
         "seeds and patients resampled together; the verdict is on non-inferiority to `original`, within 0.02 of "
@@ -66,8 +56,8 @@ def over_seeds(run) -> list[str]:
     for name, model in seeds["models"].items():
         judged = seeds["comparisons"].get(name, {}).get("noninferiority", {})
         verdicts = ", ".join(judged[metric]["verdict"] for metric in ("accuracy", "auc")) if judged else "—"
-        cells = [told(model["test"]["accuracy"]), told(model["test"]["auc"]), verdicts]
-        abroad = told(model["external"]["auc"]) if "external" in model else "—"
+        cells = [interval(model["test"]["accuracy"]), interval(model["test"]["auc"]), verdicts]
+        abroad = interval(model["external"]["auc"]) if "external" in model else "—"
         lines.append(f"| {' | '.join([name, *cells, abroad])} |")
     return lines
 

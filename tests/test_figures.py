@@ -16,6 +16,7 @@ from simulated import simulated_run
 from pneumoprune import figures as fg
 from pneumoprune import tables as tb
 from pneumoprune.core import MODELS, figure_style
+from pneumoprune.evaluation import METRICS
 from pneumoprune.figures import FigureError
 from pneumoprune.phrases import LANGUAGES, number, say, significant, use_language
 from pneumoprune.run import kinds, reference_run
@@ -279,7 +280,7 @@ def test_shifts_and_verdicts_have_a_russian_word():
 
 def test_a_table_prints_the_statistics_of_its_run_and_no_other(run):
     table = printed("metrics_table", run)
-    for row, key in zip(tb.METRIC_NAMES.values(), tb.METRICS):
+    for row, key in zip(tb.METRIC_NAMES.values(), METRICS):
         for name in run.models:
             value, low, high = run.summary["models"][name]["test"][key]
             assert table.loc[row, name] == f"{value:.3f} [{low:.3f}, {high:.3f}]"
