@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from common import Row, row, run
 from onnx import numpy_helper, parser
 
-from bench import Row, row, run
 from pneumoprune.alexnet import alexnet
 from pneumoprune.benchmark import Predictor, in_turns, latency, onnx_predictor, torch_predictor
 from pneumoprune.core import open_onnx

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import Row, images, row, run
 
-from bench import Row, images, row, run
 from pneumoprune import training
 from pneumoprune.alexnet import alexnet, copy_network
 from pneumoprune.compaction import compact, restore

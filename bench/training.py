@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import Row, images, in_turns, row, run
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
-from bench import Row, images, in_turns, row, run
 from pneumoprune import training
 from pneumoprune.alexnet import alexnet
 from pneumoprune.data import CLASSES, XRays
