@@ -98,9 +98,10 @@ class Fit:
 
     def __iter__(self) -> Iterator[int]:
         self.state.net.train()
-        for number, (batch, numbers) in enumerate(self.batches(), 1):
-            self.spent.append(self.step(batch, numbers, number % training._pause(self.settings) == 0))
-            yield len(batch)
+        with training._first_in_blocks(self.state.model, self.state.accelerator):
+            for number, (batch, numbers) in enumerate(self.batches(), 1):
+                self.spent.append(self.step(batch, numbers, number % training._pause(self.settings) == 0))
+                yield len(batch)
 
 
 def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:

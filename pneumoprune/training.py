@@ -541,7 +541,7 @@ def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     planes = F.pad(x[:, :1], (pad, end, pad, end))
     return F.conv2d(_in_blocks(planes, stride), _in_blocks(weight, stride), conv.bias)
 
-# %% ../nbs/12_training.ipynb #d2de8f84
+# %% ../nbs/12_training.ipynb #331438cf
 def _standardise_once(layer: Standardise, images: torch.Tensor) -> torch.Tensor:
     "What the layer computes, its planes one in memory"
     centred = images - images.mean((1, 2, 3), keepdim=True)
@@ -571,9 +571,10 @@ def _first_layers(model: nn.Module) -> dict[nn.Module, Callable]:
 
 
 @contextmanager
-def _first_in_blocks(model: nn.Module, device: torch.device) -> Iterator[None]:
-    "On a CPU: the convolution behind `Standardise` computes in blocks meanwhile; no parameter changes its place"
-    changed = _first_layers(model) if device.type == "cpu" else {}
+def _first_in_blocks(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    "The convolution behind `Standardise` computes in blocks meanwhile, where that pays; no parameter changes its place"
+    pays = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
+    changed = _first_layers(model) if pays else {}
     for layer, way in changed.items():
         layer.forward = partial(way, layer)
     try:
@@ -907,11 +908,11 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #33936571
+# %% ../nbs/12_training.ipynb #297bf293
 def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
-    with _first_in_blocks(model, accelerator.device):
+    with _first_in_blocks(model, accelerator):
         history = _run_epochs(training, val, name, folder, identity)
     _finish(training, model, folder, identity, history)
     return history
