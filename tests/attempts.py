@@ -78,6 +78,7 @@ class Attempts:
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
         kill_after: float | None = None,  # seconds to SIGKILL
         interrupt_at: Path | None = None,  # a file: Ctrl-C as soon as it is there
+        kill_at: Path | None = None,  # a file: SIGKILL as soon as it is there
         modules: Path | None = None,  # a folder to import from
         limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
         file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
@@ -96,9 +97,11 @@ class Attempts:
             }
             pid = self._ask(**request)["pid"]
             clock = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL)) if kill_after is not None else None
-            watch = threading.Thread(target=_interrupt, args=(pid, interrupt_at), daemon=True) if interrupt_at else None
-            for thread in filter(None, (clock, watch)):
-                thread.start()
+            if clock:
+                clock.start()
+            for file, number in ((interrupt_at, signal.SIGINT), (kill_at, signal.SIGKILL)):
+                if file:
+                    threading.Thread(target=_send_at, args=(pid, number, file), daemon=True).start()
             ended = self._answer()
             if clock:
                 clock.cancel()
@@ -108,13 +111,13 @@ class Attempts:
             return Ended(ended["code"], *texts, ended["seconds"], ended["mb"])
 
 
-def _interrupt(pid: int, file: Path) -> None:
-    "Ctrl-C for a process that has written a file"
+def _send_at(pid: int, number: int, file: Path) -> None:
+    "A signal for a process that has written a file"
     give_up = time.monotonic() + 300
     while not file.exists() and time.monotonic() < give_up:
         time.sleep(0.02)
     try:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, number)
     except ProcessLookupError:  # it has ended
         pass
 
