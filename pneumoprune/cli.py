@@ -76,7 +76,7 @@ _Table = Annotated[
     str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
 ]
 
-# %% ../nbs/28_cli.ipynb #edb564ac
+# %% ../nbs/28_cli.ipynb #3d16d59b
 @app.command()
 def lab(
     data: Annotated[
@@ -101,6 +101,9 @@ def lab(
     table: _Table = None,
     column: Annotated[
         list[str] | None, Option(metavar="ROLE=NAME", help="Column of the table: path=, label=, patient= or split=.")
+    ] = None,
+    aspects: Annotated[
+        Path | None, Option(help="CSV of name and log_aspect, for images squeezed to squares: looked at as a shortcut.")
     ] = None,
     external_table: Annotated[str | None, Option(help="The same, for --external.")] = None,
     external_column: Annotated[list[str] | None, Option(metavar="ROLE=NAME", help="The same, for --external.")] = None,
@@ -133,7 +136,7 @@ def lab(
     )
     reading = {
         "external": external, "skip_unreadable": skip_unreadable, "max_pixels": max_pixels,
-        "table": table, "columns": _roles(column), "external_table": external_table,
+        "table": table, "columns": _roles(column), "aspects": aspects, "external_table": external_table,
         "external_columns": _roles(external_column),
     }  # fmt: skip
     if only_seed is not None:
