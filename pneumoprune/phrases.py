@@ -119,7 +119,7 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/08_phrases.ipynb #3ec9686b
+# %% ../nbs/08_phrases.ipynb #2e51c740
 _RUSSIAN = {
     # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "p": "p",
@@ -172,6 +172,9 @@ _RUSSIAN = {
     "latency, batch 1 (ms)": "задержка, пакет 1 (мс)",
     "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)",
     "accuracy, each seed": "точность, по обучениям", "ROC AUC, each seed": "ROC AUC, по обучениям",
+    "AUC, all pairs": "AUC, все пары", "AUC where texture misleads": "AUC, где обманывает текстура",
+    "AUC where the aspect ratio misleads": "AUC, где обманывают пропорции",
+    "follows texture, validation": "следует текстуре, валидация", "follows texture, test": "следует текстуре, тест",
     "smoke run": "пробный запуск", "no chest X-rays": "не рентгенограммы", "refused (%)": "отклонено (%)",
     "external": "другая больница",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
