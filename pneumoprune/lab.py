@@ -80,11 +80,12 @@ class LabSettings:
     stopwatch: float = 30.0  # seconds after which no further turn begins: for latency, and for the whole test set
     memory: bool = True  # measure the memory of a process that predicts
 
-# %% ../nbs/25_lab.ipynb #7b7f71d8
+# %% ../nbs/25_lab.ipynb #98f3c0a7
 def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
     slimming = replace(settings.slim, tolerance=0.05)
-    return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
+    return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10,
+                   stopwatch=8.0)
 
 
 def _for_smoke(settings: LabSettings) -> LabSettings:
