@@ -64,13 +64,16 @@ def _roles(column: list[str] | None) -> dict[str, str]:
         raise typer.BadParameter(f"--column {wrong[0]}: give a role and a name, such as label=Target")
     return {role: name for role, _, name in pairs}
 
-# %% ../nbs/28_cli.ipynb #18ab23f8
+# %% ../nbs/28_cli.ipynb #6323b830
 _Data = Annotated[Path | None, Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")]
 _External = Annotated[
     Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
 ]
 _ExternalTable = Annotated[str | None, Option(help="As --table, for --external.")]
 _ExternalColumn = Annotated[list[str] | None, Option(metavar="ROLE=NAME", help="As --column, for --external.")]
+_Aspects = Annotated[
+    Path | None, Option(help="CSV of name and log_aspect, for images squeezed to squares: looked at as a shortcut.")
+]
 _Size = Annotated[int | None, Option(help="Side of the images in pixels, at least 63. [224; phantoms: 96]")]
 _Limit = Annotated[int | None, Option(help="Use about so many X-rays only, at least 40.")]
 
@@ -140,7 +143,7 @@ def _making(out: Path, resume: bool, quick: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #8e6d36e8
+# %% ../nbs/28_cli.ipynb #43f36aa2
 @app.command()
 def lab(
     data: _Data = None,
@@ -154,6 +157,7 @@ def lab(
     external: _External = None,
     table: _Table = None,
     column: _Column = None,
+    aspects: _Aspects = None,
     external_table: _ExternalTable = None,
     external_column: _ExternalColumn = None,
     limit: _Limit = None,
@@ -176,8 +180,8 @@ def lab(
             synthetic=data is None, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
         )
         reading = dict(
-            external=external, table=table, columns=_roles(column), external_table=external_table,
-            external_columns=_roles(external_column), skip_unreadable=skip_unreadable, max_pixels=max_pixels,
+            external=external, table=table, columns=_roles(column), aspects=aspects, max_pixels=max_pixels,
+            skip_unreadable=skip_unreadable, external_table=external_table, external_columns=_roles(external_column),
         )
         if only_seed is not None:
             made = run_seed(data, out, settings, only_seed, **reading)
