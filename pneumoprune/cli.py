@@ -251,7 +251,7 @@ def check(
         raise PneumopruneError(f"{run}: {'; '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/28_cli.ipynb #fdea9076
+# %% ../nbs/28_cli.ipynb #fb01e872
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -273,6 +273,7 @@ def compact(
     ] = None,
     onnx: Annotated[Path | None, Option(help="Write the network as ONNX too, compared in ONNX Runtime.")] = None,
     loose: Annotated[bool, Option("--loose", help="Leave parts that compaction does not know as they are.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Tell what became of every layer.")] = False,
     json: _AsJson = False,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
@@ -284,7 +285,8 @@ def compact(
             typer.echo(f"pneumoprune: {shown(step)}", err=True)
 
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
-    typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
+    told = "\n".join(filter(None, [report.details if verbose else "", str(report)]))
+    typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else told)
 
 # %% ../nbs/28_cli.ipynb #ea9ef9ee
 @app.command()
