@@ -29,6 +29,7 @@ PLOTS = (
 TABLES = (
     "comparison_table", "literature_table", "headline_table", "metrics_table", "shift_table", "sizes_table",
     "latency_table", "noninferiority_table", "earlier_table", "failures_by_kind", "data_table", "reproduce_table",
+    "shortcuts_table",
 )  # fmt: skip
 
 
