@@ -314,6 +314,8 @@ def test_extras_alone_are_enough_for_their_commands(installed, tmp_path):
     done = installed(*COMMAND, "report", run, "--html", extra="report")
     assert done.returncode == 0 and done.stdout == f"{run / 'report.pdf'}\n", done.stderr
     assert (run / "report.html").is_file()
+    done = installed(*COMMAND, "report", run, "--lang", "ru", extra="report")
+    assert done.returncode == 0 and done.stdout == f"{run / 'report-ru.pdf'}\n", done.stderr
 
 
 @pytest.mark.hard
