@@ -7,6 +7,7 @@
 #   make coverage                which lines notebooks and tests reach together
 #   make mutants                 whether the tests notice changed code in compaction, evaluation, pruning and slimming
 #   make audit                   known holes in the packages that are installed
+#   make bench                   how fast everything is, and against what, in a quarter of an hour (PART=one of its parts)
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
 #   make notebooks               the chapters in JupyterLab
 PYTHON ?= python3.11
@@ -20,7 +21,7 @@ SECONDS ?= 60
 MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test test-hard fuzz coverage mutants audit report notebooks chapters readme constraints clean
+.PHONY: lab test test-hard fuzz coverage mutants audit bench report notebooks chapters readme constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -66,6 +67,10 @@ mutants: .venv/installed
 audit: .venv/installed
 	$(BIN)/python -m pip install --quiet pip-audit==2.10.1
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
+# one run of all parts starts a new file; PART="inference growth" measures some of them anew
+bench: .venv/installed
+	$(BIN)/python bench/bench.py $(PART) $(if $(DATA),--data "$(DATA)")
 
 report: .venv/installed
 	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html

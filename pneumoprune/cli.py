@@ -76,7 +76,7 @@ _Table = Annotated[
     str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
 ]
 
-# %% ../nbs/28_cli.ipynb #edb564ac
+# %% ../nbs/28_cli.ipynb #3d16d59b
 @app.command()
 def lab(
     data: Annotated[
@@ -101,6 +101,9 @@ def lab(
     table: _Table = None,
     column: Annotated[
         list[str] | None, Option(metavar="ROLE=NAME", help="Column of the table: path=, label=, patient= or split=.")
+    ] = None,
+    aspects: Annotated[
+        Path | None, Option(help="CSV of name and log_aspect, for images squeezed to squares: looked at as a shortcut.")
     ] = None,
     external_table: Annotated[str | None, Option(help="The same, for --external.")] = None,
     external_column: Annotated[list[str] | None, Option(metavar="ROLE=NAME", help="The same, for --external.")] = None,
@@ -133,7 +136,7 @@ def lab(
     )
     reading = {
         "external": external, "skip_unreadable": skip_unreadable, "max_pixels": max_pixels,
-        "table": table, "columns": _roles(column), "external_table": external_table,
+        "table": table, "columns": _roles(column), "aspects": aspects, "external_table": external_table,
         "external_columns": _roles(external_column),
     }  # fmt: skip
     if only_seed is not None:
@@ -204,7 +207,7 @@ def check(
         raise PneumopruneError(f"{run}: {', '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/28_cli.ipynb #fdea9076
+# %% ../nbs/28_cli.ipynb #fb01e872
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -226,6 +229,7 @@ def compact(
     ] = None,
     onnx: Annotated[Path | None, Option(help="Write the network as ONNX too, compared in ONNX Runtime.")] = None,
     loose: Annotated[bool, Option("--loose", help="Leave parts that compaction does not know as they are.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Tell what became of every layer.")] = False,
     json: _AsJson = False,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
@@ -237,7 +241,8 @@ def compact(
             typer.echo(f"pneumoprune: {shown(step)}", err=True)
 
     report = compact_file(model, arch, output, size=size, inputs=inputs, onnx=onnx, strict=not loose, tell=tell)
-    typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else report)
+    told = "\n".join(filter(None, [report.details if verbose else "", str(report)]))
+    typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else told)
 
 # %% ../nbs/28_cli.ipynb #74dece03
 @app.command()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #db664221
+# %% ../nbs/25_lab.ipynb #19a7c19c
 import copy
 import json
 import logging
@@ -44,7 +44,7 @@ from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gr
 from .compaction import compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
 from .data import CLASSES, SPLITS, XRays, load_labelled, load_xrays, split_validation
-from .evaluation import choose_threshold
+from .evaluation import choose_threshold, shortcut_scores, texture_features
 from .guard import add_guard, fit_guard, other_images
 from .networks import load_network, save_network
 from .prediction import OnnxModel
@@ -162,7 +162,7 @@ def _limited(xrays: XRays, limit: int | None, seed: int) -> XRays:
                 keep |= (xrays.patients == patient) & (xrays.split == split)
     return xrays.take(keep)
 
-# %% ../nbs/25_lab.ipynb #be3db8b8
+# %% ../nbs/25_lab.ipynb #331696c4
 _LEAVES = {  # what a stage leaves, in the order of the stages
     "original": ("models/original.safetensors", "history.csv"),
     "masked": ("models/masked.safetensors", "pruning.csv", "history.csv"),
@@ -172,15 +172,18 @@ _LEAVES = {  # what a stage leaves, in the order of the stages
     "predictions": ("predictions.csv", "models/slim.onnx", "models/slim-int8.onnx"),  # these two get their thresholds
     "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "guard.csv", "external.csv",
                  "summary.json"),
+    "shortcuts": ("shortcuts.csv",),
     "sensitivity": ("sensitivity.csv",),
     "amounts": ("amounts.csv",),
 }
 _NEEDS = {  # from what a stage makes it
     "masked": ["original"], "compacted": ["masked"], "slim": ["original", "compacted"], "slim-int8": ["slim"],
-    "predictions": ["slim-int8"], "evaluate": ["predictions"], "sensitivity": ["original"], "amounts": ["original"],
+    "predictions": ["slim-int8"], "evaluate": ["predictions"], "shortcuts": [], "sensitivity": ["original"],
+    "amounts": ["original"],
 }
-_PERHAPS = ("external.csv",)  # where a table tells more of the other hospital's images
-_ONCE = ("sensitivity", "amounts", "evaluate", "models/original.onnx")  # stages and files of the first chain alone
+# where a table tells more of the other hospital's images; where there are patients enough to learn a shortcut from
+_PERHAPS = ("external.csv", "shortcuts.csv")
+_ONCE = ("evaluate", "shortcuts", "sensitivity", "amounts", "models/original.onnx")  # of the first chain alone
 
 
 def _leaves(number: int) -> dict[str, tuple[str, ...]]:
@@ -814,6 +817,31 @@ def evaluate_stage(lab: Lab) -> None:
     lab.record(**{"slim-int8.onnx": sha256(lab.onnx("slim-int8"))})
     write_json(lab.folder / "summary.json", summary)
 
+# %% ../nbs/25_lab.ipynb #711008c4
+def _shortcut(features: np.ndarray, xrays: XRays, folds: int) -> np.ndarray:
+    "What such features alone say of each image, learned from all but the test images; NaN where they are not known"
+    known = np.isfinite(features).all(1)
+    of = xrays.take(known)
+    scores = np.full(len(xrays), np.nan)
+    learned = of.split != "test"
+    scores[known] = shortcut_scores(features[known], of.labels, of.patients, learned=learned, folds=folds)
+    return scores
+
+
+def shortcuts_stage(lab: Lab) -> None:
+    "What texture, and the aspect ratio if known, say of each image of validation and test: shortcuts.csv"
+    if lab.done("shortcuts"):
+        return
+    xrays, learned = lab.xrays, lab.xrays.split != "test"
+    patients = [len(np.unique(xrays.patients[learned & (xrays.labels == k)])) for k in range(len(CLASSES))]
+    if (folds := min(5, *patients)) < 2:
+        return  # nothing can be learned from one patient
+    told = {"texture": _shortcut(texture_features(xrays.images), xrays, folds)}
+    if xrays.columns is not None and "log_aspect" in xrays.columns:
+        told["aspect"] = _shortcut(xrays.columns[["log_aspect"]].to_numpy(), xrays, folds)
+    table = pd.DataFrame({"split": xrays.split, "name": xrays.names, **told})
+    write_csv(lab.folder / "shortcuts.csv", table[table["split"] != "train"])
+
 # %% ../nbs/25_lab.ipynb #1a08139d
 def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
     "Validation AUC of `original` with one layer pruned, for each layer and share: sensitivity.csv"
@@ -837,17 +865,36 @@ def amounts_stage(lab: Lab, original: nn.Module) -> None:
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
     write_csv(lab.folder / "amounts.csv", table.reset_index())
 
-# %% ../nbs/25_lab.ipynb #4a2ac920
+# %% ../nbs/25_lab.ipynb #b869afee
+def _with_aspects(xrays: XRays, table: str | Path) -> XRays:
+    "The X-rays with a column `log_aspect` from a CSV table of `name` and `log_aspect`; of test images it may lack some"
+    try:
+        told = pd.read_csv(table).set_index("name")["log_aspect"].astype(float)
+        aspect = told[~told.index.duplicated()].reindex(xrays.names).to_numpy()
+    except (OSError, ValueError, KeyError) as error:
+        raise PneumopruneError(f"{table} is no table of name and log_aspect ({core.complaint(error)}); "
+                               "mend it, or leave --aspects out") from None
+    if len(lost := xrays.names[~np.isfinite(aspect) & (xrays.split != "test")]):
+        raise PneumopruneError(f"{table} does not tell the aspect ratio of {lost[0]} ({len(lost)} such images); "
+                               "complete it, or leave --aspects out")
+    columns = pd.DataFrame(index=range(len(xrays))) if xrays.columns is None else xrays.columns
+    return replace(xrays, columns=columns.assign(log_aspect=aspect))
+
+# %% ../nbs/25_lab.ipynb #b23849fa
 Table = str | Path | None  # CSV table of the images in a source: its name in there, or a path
 Columns = Mapping[str, str] | None  # 'path', 'label', 'patient', 'split' -> the name of its column
 
 
-def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **reading) -> XRays:
+def _load(
+    data: str | Path | None, settings: LabSettings, phantom_count: int, *, aspects: str | Path | None, **reading
+) -> XRays:
     "The X-rays of a run, split into train, val and test"
     if data is None:
         xrays = phantoms(phantom_count, size=settings.size, seed=settings.seed)
     else:
         xrays = load_xrays(data, settings.size, **reading)
+    if aspects is not None:
+        xrays = _with_aspects(xrays, aspects)
     if not (xrays.split == "val").any():  # MedMNIST brings one
         xrays = split_validation(xrays, settings.validation, seed=settings.seed)
     return _limited(xrays, settings.limit, settings.seed)
@@ -855,15 +902,16 @@ def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **
 
 def _load_both(
     data: str | Path | None, external: str | Path | None, settings: LabSettings, phantom_count: int, *,
-    table: Table, columns: Columns, external_table: Table, external_columns: Columns, **reading
+    table: Table, columns: Columns, aspects: str | Path | None, external_table: Table, external_columns: Columns,
+    **reading,
 ) -> tuple[XRays, XRays | None]:
     "The X-rays of a run, and the images of another hospital, if there are any"
-    xrays = _load(data, settings, phantom_count, table=table, columns=columns, **reading)
+    xrays = _load(data, settings, phantom_count, aspects=aspects, table=table, columns=columns, **reading)
     if external is None:
         return xrays, None
     return xrays, load_labelled(external, settings.size, table=external_table, columns=external_columns, **reading)
 
-# %% ../nbs/25_lab.ipynb #64193ba2
+# %% ../nbs/25_lab.ipynb #4769583f
 def _run_chain(lab: Lab) -> None:
     "The stages of one chain in their order; what is done is not done again"
     _mend(lab)
@@ -882,6 +930,7 @@ def _conclude(lab: Lab) -> None:
         _strike(lab.info, "evaluate")
     if not lab.done("evaluate"):
         lab.timed("evaluate", evaluate_stage)
+    lab.timed("shortcuts", shortcuts_stage)
     original = load_masked(lab.weights("original"))
     lab.timed("sensitivity", sensitivity_stage, original)
     lab.timed("amounts", amounts_stage, original)
@@ -1062,7 +1111,7 @@ def _make(jobs: int, *run: Any) -> None:
     if failures:
         raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
 
-# %% ../nbs/25_lab.ipynb #a7d5b54a
+# %% ../nbs/25_lab.ipynb #30029ed1
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -1074,6 +1123,7 @@ def run_lab(
     max_pixels: int = core.MAX_PIXELS,  # of an image; larger ones are not decoded
     table: Table = None,  # of `load_xrays`
     columns: Columns = None,  # of `load_xrays`
+    aspects: str | Path | None = None,  # CSV table of `name` and `log_aspect`, of width by height: see `shortcuts`
     external_table: Table = None,  # of `load_labelled`
     external_columns: Columns = None,  # of `load_labelled`
     phantom_count: int = 600,  # how many phantoms are drawn without data
@@ -1083,8 +1133,9 @@ def run_lab(
     _check_device(settings.original.device)
     _refuse_foreign(out)
     xrays, elsewhere = _load_both(
-        data, external, settings, phantom_count, table=table, columns=columns, external_table=external_table,
-        external_columns=external_columns, skip_unreadable=skip_unreadable, max_pixels=max_pixels,
+        data, external, settings, phantom_count, table=table, columns=columns, aspects=aspects,
+        external_table=external_table, external_columns=external_columns, skip_unreadable=skip_unreadable,
+        max_pixels=max_pixels,
     )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         PartialState(cpu=settings.original.device == "cpu")
@@ -1099,7 +1150,7 @@ def run_lab(
                 _make(jobs, xrays, settings, out, elsewhere)
     return load_run(out)
 
-# %% ../nbs/25_lab.ipynb #b40262ca
+# %% ../nbs/25_lab.ipynb #7a812e01
 def run_seed(
     data: str | Path | None,  # as `run_lab`
     out: str | Path,  # run folder, the same for all seeds
@@ -1108,14 +1159,14 @@ def run_seed(
     *,
     external: str | Path | None = None,  # as `run_lab`
     phantom_count: int = 600,
-    **reading: Any,  # skip_unreadable, max_pixels, table, columns, external_table, external_columns: as `run_lab`
+    **reading: Any,  # skip_unreadable, max_pixels, aspects, table, columns, external_…: as `run_lab`
 ) -> Path:  # the folder of the chain
     "One chain of a run, for itself; `run_lab` with the same settings concludes the run when all are there"
     if check_count(number, "the seed to make", 0) >= settings.seeds:
         last = settings.seeds - 1
         raise PneumopruneError(f"the seed to make is {number}; the run has the seeds 0 to {last} (--seeds)")
     _check_device(settings.original.device)
-    nothing: dict[str, Any] = dict.fromkeys(("table", "columns", "external_table", "external_columns"))
+    nothing: dict[str, Any] = dict.fromkeys(("table", "columns", "aspects", "external_table", "external_columns"))
     xrays, elsewhere = _load_both(data, external, settings, phantom_count, **(nothing | reading))
     out = Path(out)
     if not _is_finished(_place(out, number), _identity(settings, xrays, elsewhere, number), *_ONCE):
