@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReport', 'compact_file']
 
-# %% ../nbs/19_checkpoints.ipynb #96a1ec8c
+# %% ../nbs/19_checkpoints.ipynb #de037936
 import difflib
 import importlib
 import inspect
@@ -24,7 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from .core import needs
+
+with needs("torch", "pneumoprune.checkpoints"):
+    import torch
+
 import torchvision
 from torch import nn
 from torch.nn.utils import prune

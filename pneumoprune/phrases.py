@@ -143,7 +143,7 @@ _RUSSIAN = {
     "share of images below (%)": "доля снимков ниже (%)", "threshold": "порог",
 }
 
-# %% ../nbs/08_phrases.ipynb #5a676622
+# %% ../nbs/08_phrases.ipynb #92ef00ab
 _RUSSIAN |= {
     "superior": "лучше", "non-inferior": "не хуже", "inferior": "хуже", "inconclusive": "не доказано",
     "uninformative": "неинформативно",
@@ -158,7 +158,7 @@ _RUSSIAN |= {
     "aspect": "соотношение сторон", "mean": "в среднем",
 }
 
-# %% ../nbs/08_phrases.ipynb #58821086
+# %% ../nbs/08_phrases.ipynb #7e48eb19
 _RUSSIAN |= {
     "published, original": "в публикации, исходная", "published, optimised": "в публикации, после прунинга",
     "characteristic": "характеристика", "accuracy at inference": "точность на инференсе",
@@ -177,6 +177,9 @@ _RUSSIAN |= {
     "latency, batch 1 (ms)": "задержка, пакет 1 (мс)",
     "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)",
     "accuracy, each seed": "точность, по обучениям", "ROC AUC, each seed": "ROC AUC, по обучениям",
+    "AUC, all pairs": "AUC, все пары", "AUC where texture misleads": "AUC, где обманывает текстура",
+    "AUC where the aspect ratio misleads": "AUC, где обманывают пропорции",
+    "follows texture, validation": "следует текстуре, валидация", "follows texture, test": "следует текстуре, тест",
     "smoke run": "пробный запуск", "no chest X-rays": "не рентгенограммы", "refused (%)": "отклонено (%)",
     "external": "другая больница",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",
