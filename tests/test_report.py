@@ -20,7 +20,7 @@ from pneumoprune.core import MODELS
 from pneumoprune.phrases import interval, number, significant
 from pneumoprune.report import _WORDS as WORDS
 from pneumoprune.report import ReportError, render_report
-from pneumoprune.run import curve_noise, load_run, same_view
+from pneumoprune.run import curve_noise, load_run, same_view, shortcut_auc
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "TOP-SECRET-OF-THE-READER"
@@ -39,10 +39,13 @@ def hostile(folder: Path) -> Path:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["guard"] = {"refused": {"val": 0.01, "test": 0.02, "external": 0.2, "other": 0.97}, "others": {html: 1.0}}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    for path in [*folder.rglob("predictions.csv"), folder / "shortcuts.csv"]:
+        table = pd.read_csv(path)
+        table["name"] = "</td>" + table["name"].str.replace("/", "_") + "<b>#eval(1)$x$"
+        if "patient" in table:
+            table["patient"] = "<i>" + table["patient"]
+        table.to_csv(path, index=False)
     predictions = pd.read_csv(folder / "predictions.csv")
-    predictions["name"] = "</td>" + predictions["name"].str.replace("/", "_") + "<b>#eval(1)$x$"
-    predictions["patient"] = "<i>" + predictions["patient"]
-    predictions.to_csv(folder / "predictions.csv", index=False)
     elsewhere = predictions.loc[predictions["split"] == "external", ["name"]]
     elsewhere.assign(view=["AP", html] * (len(elsewhere) // 2)).to_csv(folder / "external.csv", index=False)
     return folder
@@ -92,7 +95,12 @@ def absent(folder: Path) -> set[str]:
     "Tables that this run gives no reason for"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     elsewhere = "external" in summary["models"]["original"]
-    present = {"tbl-seeds": "seeds" in summary, "tbl-external": elsewhere, "tbl-guard": "guard" in summary}
+    present = {
+        "tbl-shortcuts": (folder / "shortcuts.csv").is_file(),
+        "tbl-seeds": "seeds" in summary,
+        "tbl-external": elsewhere,
+        "tbl-guard": "guard" in summary,
+    }
     return {label for label, there in present.items() if not there}
 
 
@@ -159,6 +167,7 @@ def test_every_interval_is_one_of_the_run(pdf, pages, folder):
     for verdicts in (comparison["noninferiority"] for told in judged for comparison in told.values()):
         add({m: [verdicts[m][key] for key in ("difference", "low", "high")] for m in ("accuracy", "auc")})
     known.add(interval(same_view(run, run.models[-1])))
+    known |= {interval(shortcut_auc(run, split=split)) for split in ("val", "test")}
     for name in run.models:
         noise = curve_noise(run, name)
         known |= {interval(noise["accuracy"], 2), interval(noise["loss"], 4)}
