@@ -56,7 +56,7 @@ async function load() {
   tell("loading");
   const ort = await import("./ort/ort.wasm.bundle.min.mjs"); // not before the page is there: it is large
   ort.env.wasm.numThreads = 1; // more need headers that a plain host does not send
-  ort.env.wasm.wasmPaths = new URL("ort/", document.baseURI).href;
+  ort.env.wasm.wasmPaths = { wasm: new URL("ort/ort-wasm-simd-threaded.wasm", document.baseURI).href };
   state.about = await (await fetched("model.json")).json();
   $("facts").textContent = said().facts(state.about);
   const files = [state.about.file, ...(state.about.first ? [state.about.first.file] : [])];
