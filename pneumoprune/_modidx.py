@@ -364,6 +364,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pneumoprune.cli.explain': ('cli.html#explain', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli.lab': ('cli.html#lab', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli.main': ('cli.html#main', 'pneumoprune/cli.py'),
+                                 'pneumoprune.cli.page': ('cli.html#page', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli.predict': ('cli.html#predict', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli.report': ('cli.html#report', 'pneumoprune/cli.py')},
             'pneumoprune.compaction': { 'pneumoprune.compaction.CompactionReport': ( 'compaction.html#compactionreport',

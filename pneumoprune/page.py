@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PageError', 'find_runtime', 'Page', 'write_page']
 
-# %% ../nbs/29_page.ipynb #e575cfc1
+# %% ../nbs/29_page.ipynb #94d54b51
 import gzip
 import hashlib
 import json
@@ -21,8 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.utils import Extractor
 
-from . import __version__
-from .core import PneumopruneError, atomic_path, read_json
+from .core import PneumopruneError, atomic_path, needs, read_json
 from .prediction import OnnxModel
 
 # %% ../nbs/29_page.ipynb #aac6eff4
@@ -155,7 +154,7 @@ def _card_html(
     html = parser.renderer.render(tokens, parser.options, {})
     return html.replace("<table>", f"{wide}<table>").replace("</table>", "</table></div>")
 
-# %% ../nbs/29_page.ipynb #a8a4739a
+# %% ../nbs/29_page.ipynb #b68a2809
 def _source(
     source: str | Path | None,  # run folder, ONNX file, or None: the network shipped with the package
 ) -> tuple[OnnxModel, str]:
@@ -165,8 +164,9 @@ def _source(
         file = path / "models/slim-int8.onnx"
         if not file.is_file():
             raise PageError(f"{path} holds no models/slim-int8.onnx; give a run with its models, or an ONNX file")
-        from pneumoprune.cards import model_card
-        from pneumoprune.run import load_run
+        with needs("lab", "the model card of a run"):
+            from pneumoprune.cards import model_card
+            from pneumoprune.run import load_run
 
         return OnnxModel(file), model_card(load_run(path))
     model = OnnxModel(path)

@@ -8,6 +8,7 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from os import environ
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,9 @@ def test_three_drawn_pictures_get_the_answers_of_predict_and_explain(page, made)
         image = read_image(file, 64)
         heat = np.asarray(_tinted(image, occlusion_map(OnnxModel(made / "net.onnx"), image), 0.65)).astype(int)
         assert np.abs(np.reshape(shown, (64, 64, 4))[..., :3] - heat).max() <= 2
+        if row["decision"] == "PNEUMONIA" and "PNEUMOPRUNE_SCREENSHOT" in environ:
+            page.set_viewport_size({"width": 800, "height": 1000})
+            page.screenshot(path=environ["PNEUMOPRUNE_SCREENSHOT"], full_page=True)
 
 
 def test_a_file_that_is_no_picture_is_told_so_in_both_languages(page, made):

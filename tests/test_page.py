@@ -17,7 +17,7 @@ from PIL import Image
 
 from pneumoprune.core import PneumopruneError
 from pneumoprune.page import find_runtime, write_page
-from pneumoprune.prediction import OnnxModel, occlusion_map, predict_files, read_image
+from pneumoprune.prediction import predict_files, read_image
 
 ROOT = Path(__file__).parent.parent
 NODE = shutil.which("node")
@@ -132,25 +132,31 @@ def test_every_kind_of_png_gives_the_same_levels(page, tmp_path):
     assert not wrong
 
 
+def picture(rng, number, width, height):
+    "An image file of one of eight kinds: suffix, bytes"
+    image = Image.fromarray(scene(rng, width, height))
+    tinted = Image.merge("RGB", [image, image.point(lambda v: int(0.9 * v)), image.point(lambda v: int(0.8 * v + 20))])
+    kinds = [
+        ("png", lambda: saved(image, "PNG")),
+        ("jpg", lambda: saved(image, "JPEG", quality=int(rng.integers(60, 96)))),
+        ("png", lambda: saved(tinted, "PNG")),
+        ("jpg", lambda: saved(image, "JPEG", progressive=True, orientation=1 + number % 8)),
+        ("png", lambda: saved(image.convert("LA"), "PNG")),
+        ("png", lambda: saved(Image.fromarray(np.asarray(image).astype(np.uint16) * 16), "PNG")),
+        ("png", lambda: saved(tinted.quantize(64), "PNG", orientation=1 + number % 8)),
+        ("jpg", lambda: saved(tinted, "JPEG", subsampling=number % 3)),
+    ]
+    suffix, made = kinds[number % len(kinds)]
+    return suffix, made()
+
+
 def hundred(folder, rng):
     "A hundred image files of odd sizes and many kinds"
-    sizes = [*map(tuple, 2 * rng.integers(20, 400, (85, 2)) + 1), *map(tuple, 2 * rng.integers(450, 700, (15, 2)) + 1)]
-    for number, (width, height) in enumerate(sizes):
-        image = Image.fromarray(scene(rng, width, height))
-        tinted = Image.merge("RGB", [image, image.point(lambda v: int(0.9 * v)), image.point(lambda v: int(0.8 * v + 20))])
-        kinds = [
-            ("png", lambda: saved(image, "PNG")),
-            ("jpg", lambda: saved(image, "JPEG", quality=int(rng.integers(60, 96)))),
-            ("png", lambda: saved(tinted, "PNG")),
-            ("jpg", lambda: saved(image, "JPEG", progressive=True, orientation=1 + number % 8)),
-            ("png", lambda: saved(image.convert("LA"), "PNG")),
-            ("png", lambda: saved(Image.fromarray(np.asarray(image).astype(np.uint16) * 16), "PNG")),
-            ("png", lambda: saved(tinted.quantize(64), "PNG", orientation=1 + number % 8)),
-            ("jpg", lambda: saved(tinted, "JPEG", subsampling=number % 3)),
-        ]
-        suffix, made = kinds[number % len(kinds)]
+    small, large = 2 * rng.integers(20, 400, (85, 2)) + 1, 2 * rng.integers(450, 700, (15, 2)) + 1
+    for number, (width, height) in enumerate([*small, *large]):
+        suffix, content = picture(rng, number, width, height)
         file = folder / f"{number}.{suffix}"
-        file.write_bytes(made())
+        file.write_bytes(content)
         yield file
 
 

@@ -20,9 +20,9 @@ const view = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteL
 export async function readPicture(bytes, size, decodeJpeg) { // {plane: Uint8Array(size * size), width, height}
   const read = ascii(bytes, 1, 4) === "PNG" ? readPng(bytes) : bytes[0] === 0xff && bytes[1] === 0xd8
     ? readJpeg(bytes, size, decodeJpeg) : Promise.reject(new PictureError(ascii(bytes, 128, 132) === "DICM" ? "dicom" : "kind"));
-  const { grey, orientation } = await read;
-  const upright = turn(grey, orientation);
-  return { plane: resize(upright, size), width: upright.width, height: upright.height };
+  const { grey, orientation, sides } = await read;
+  const [width, height] = orientation >= 5 && orientation <= 8 ? sides.toReversed() : sides;
+  return { plane: resize(turn(grey, orientation), size), width, height }; // of the picture, upright
 }
 
 function checkPixels(width, height) {
@@ -66,7 +66,7 @@ function* chunks(bytes) {
   }
 }
 
-export async function readPng(bytes) { // {grey: {levels, width, height}, orientation}
+export async function readPng(bytes) { // {grey: {levels, width, height}, orientation, sides}
   let header, palette, transparent, orientation, packed = [];
   for (const [name, data] of chunks(bytes)) {
     if (name === "IHDR") header = data;
@@ -83,7 +83,7 @@ export async function readPng(bytes) { // {grey: {levels, width, height}, orient
   const channels = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }[type];
   if (!channels || ![1, 2, 4, 8, 16].includes(depth)) throw new PictureError("damaged", "PNG");
   const samples = await unpack(packed, { width, height, depth, channels, interlaced });
-  return { grey: { levels: greyOf(samples, type, depth, palette, transparent), width, height }, orientation };
+  return { grey: { levels: greyOf(samples, type, depth, palette, transparent), width, height }, orientation, sides: [width, height] };
 }
 
 // the seven passes of an interlaced image, or the one of a plain one: first column and row, steps
@@ -188,7 +188,7 @@ function* segments(bytes) { // [marker, start, end] of each segment before the p
   }
 }
 
-export async function readJpeg(bytes, size, decodeJpeg) { // {grey: {levels, width, height}, orientation}
+export async function readJpeg(bytes, size, decodeJpeg) { // {grey: {levels, width, height}, orientation, sides}
   const kept = [bytes.subarray(0, 2)];
   let frame, orientation, end = 2;
   for (const [marker, start, stop] of segments(bytes)) {
@@ -204,7 +204,7 @@ export async function readJpeg(bytes, size, decodeJpeg) { // {grey: {levels, wid
   if (frame[5] === 4) throw new PictureError("fourColours");
   const picture = await decodeJpeg(new Blob([...kept, bytes.subarray(end)], { type: "image/jpeg" }));
   if (picture.width !== width || picture.height !== height) throw new PictureError("damaged", "JPEG");
-  return { grey: shrink(picture, reduction(width, height, size)), orientation };
+  return { grey: shrink(picture, reduction(width, height, size)), orientation, sides: [width, height] };
 }
 
 // `predict` has large JPEGs decoded at a half, a quarter or an eighth: twice the target is plenty

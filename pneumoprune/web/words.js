@@ -2,6 +2,7 @@
 
 const CLASSES = { NORMAL: "НОРМА", PNEUMONIA: "ПНЕВМОНИЯ" };
 const share = (number) => number.toFixed(3);
+const digits = (value, count) => value.toFixed(count).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 const comma = (text) => text.replace(".", ",");
 
 export const words = {
@@ -9,7 +10,7 @@ export const words = {
     loading: "The network is being loaded …",
     ready: "The network is ready.",
     working: "The picture is being read …",
-    number: (value, digits) => value.toFixed(digits),
+    number: digits,
     className: (name) => name,
     // the words of `pneumoprune predict`
     decided: ({ probability, decision, threshold }) =>
@@ -45,7 +46,7 @@ export const words = {
     loading: "Сеть загружается …",
     ready: "Сеть готова.",
     working: "Снимок читается …",
-    number: (value, digits) => comma(value.toFixed(digits)),
+    number: (value, count) => comma(digits(value, count)),
     className: (name) => CLASSES[name] ?? name,
     decided: ({ probability, decision, threshold }) =>
       `Вероятность пневмонии ${comma(share(probability))}, ${CLASSES[decision] ?? decision} (порог ${comma(share(threshold))}).`,
