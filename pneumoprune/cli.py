@@ -348,13 +348,15 @@ def evaluate(
                                skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     typer.echo(dumps(assessment.report, indent=2, ensure_ascii=False) if json else format_assessment(assessment))
 
-# %% ../nbs/28_cli.ipynb #49054442
+# %% ../nbs/28_cli.ipynb #ef2f1172
 @app.command()
 def page(
     source: Annotated[
-        Path | None, Argument(help="Run folder, or ONNX file made by this project. [the shipped model]", show_default=False)
+        Path | None, Argument(help="Run folder, or ONNX file made by this project. [the shipped model]")
     ] = None,
-    output: Annotated[Path, Option("--output", "-o", help="Folder to write: new, empty, or an earlier page.")] = Path("_page"),
+    output: Annotated[
+        Path, Option("--output", "-o", help="Folder to write: new, empty, or an earlier page.")
+    ] = Path("_page"),
     runtime: Annotated[
         Path | None, Option(help="Folder of the npm package onnxruntime-web. [looked for in node_modules]")
     ] = None,

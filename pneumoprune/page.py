@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.utils import Extractor
 
+from . import __version__
 from .core import PneumopruneError, atomic_path, needs, read_json
 from .prediction import OnnxModel
 
@@ -140,12 +141,13 @@ def _about(model: OnnxModel, form: dict | None) -> dict:
         "first": form and {"file": "first-layer.bin", **form},
     }
 
-# %% ../nbs/29_page.ipynb #49da5708
+# %% ../nbs/29_page.ipynb #02eb610b
 def _card_html(
     text: str,  # Markdown, with or without a head between two lines of dashes
 ) -> str:
     "A card as HTML: no markup of its own, no links, no images"
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink", "reference"])
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.disable(["link", "image", "autolink", "reference"])
     tokens = parser.parse(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S))
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
@@ -210,7 +212,7 @@ def _service_worker(files: dict[str, bytes]) -> bytes:
     assert count == 1
     return text.encode()
 
-# %% ../nbs/29_page.ipynb #2d331445
+# %% ../nbs/29_page.ipynb #2315ddc0
 @dataclass(frozen=True)
 class Page:
     "A page that was written"
@@ -220,8 +222,9 @@ class Page:
     compressed: int  # bytes of all files, each by gzip
 
     def __str__(self) -> str:
-        return (f"{self.folder}: {len(self.files)} files, {sum(self.files.values()) / 1e6:.1f} MB, compressed "
-                f"{self.compressed / 1e6:.1f} MB\nto look at it: python -m http.server --bind 127.0.0.1 --directory {self.folder}")
+        whole, packed = sum(self.files.values()) / 1e6, self.compressed / 1e6
+        return (f"{self.folder}: {len(self.files)} files, {whole:.1f} MB, compressed {packed:.1f} MB\n"
+                f"to look at it: python -m http.server --bind 127.0.0.1 --directory {self.folder}")
 
 
 def _check_folder(folder: Path) -> None:

@@ -99,7 +99,8 @@ def choose(page, file):
     page.evaluate("document.getElementById('ninths').hidden = true")
     page.set_input_files("#file", file)
     expect(page.locator("#ninths")).to_be_visible(timeout=120_000)
-    numbers = {key: page.inner_text(f"#told-{key}") for key in ("probability", "decision", "distance", "time", "pixels")}
+    keys = "probability", "decision", "distance", "time", "pixels"
+    numbers = {key: page.inner_text(f"#told-{key}") for key in keys}
     return numbers | {"sentence": page.inner_text("#sentence")}
 
 
@@ -110,8 +111,8 @@ def test_three_drawn_pictures_get_the_answers_of_predict_and_explain(page, made)
     assert [row["in_domain"] for row in expected] == [True, True, False]
     for file, row in zip(files, expected):
         told = choose(page, file)
-        assert told["sentence"].rstrip(".") in format_predictions([row]).replace("probability of", "Probability of").replace(
-            "no chest", "No chest")
+        sentence = told["sentence"].rstrip(".")
+        assert sentence[0].lower() + sentence[1:] in format_predictions([row])
         assert told["probability"].startswith(f"{row['probability']:.3f}") and told["pixels"] == "277 × 277"
         assert told["distance"] == f"{row['distance']:.2f}" and float(told["time"].split()[0]) > 0
         assert told["decision"] == (row["decision"] or "none")
@@ -160,7 +161,7 @@ def test_everything_can_be_done_with_the_keyboard(page, made):
     for _ in range(8):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
-    assert seen[:3] == ["English", "Русский", "file"] and "Model card" in seen
+    assert seen[:3] == ["English", "Русский", "file"] and any(text.startswith("Model card") for text in seen)
     choose(page, made / "healthy.png")
     assert page.evaluate("document.activeElement.id") == "found"  # where a screen reader goes on reading
     assert page.get_attribute("#state", "role") == "status"

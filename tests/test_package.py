@@ -86,7 +86,8 @@ def test_the_source_distribution_is_the_checkout(built):
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "README.md",
-              "nbs/28_cli.ipynb", "page/package-lock.json", "tests/test_package.py", "report/readme.py", "results/reference/summary.json"}
+              "nbs/28_cli.ipynb", "page/package-lock.json",
+              "tests/test_package.py", "report/readme.py", "results/reference/summary.json"}
     assert names >= needed
     stray = r"\.ipynb_checkpoints|reference/checkpoints|__pycache__|\.safetensors$|reference/models"
     assert not [name for name in names if re.search(stray, name)]

@@ -38,10 +38,9 @@ function tell(key, detail = "") {
 }
 
 function tellError(error) {
+  if (error instanceof PictureError) return tell(error.code, error.detail);
   console.error(error);
-  if (error instanceof PictureError) tell(error.code, error.detail);
-  else if (error instanceof RangeError) tell("memory");
-  else tell("unknown", error.message);
+  tell(...(error instanceof RangeError ? ["memory"] : ["unknown", error.message]));
 }
 
 // ---- the network ----
