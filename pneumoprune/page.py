@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PageError', 'find_runtime', 'Page', 'write_page']
 
-# %% ../nbs/29_page.ipynb #94d54b51
+# %% ../nbs/29_page.ipynb #5ff7d6b6
 import gzip
 import hashlib
 import json
@@ -21,7 +21,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.utils import Extractor
 
-from . import __version__
 from .core import PneumopruneError, atomic_path, needs, read_json
 from .prediction import OnnxModel
 
