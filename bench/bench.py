@@ -61,7 +61,8 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:  # a contender that is not there is left out
             continue
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": next(names, platform.processor()), "threads": threads, "system": platform.system(), "versions": versions}
+    cpu, system = next(names, platform.processor()), platform.system()
+    return {"cpu": cpu, "threads": threads, "system": system, "versions": versions}
 
 
 def keep(part: str, result: dict[str, Any]) -> None:
