@@ -191,12 +191,12 @@ function readScan(bytes, at, head, frame, tables, interval) { // where the scan 
 export function decodeLuma(bytes, k) { // {levels, width, height}
   const steps = [], tables = [];
   let frame, interval = 0, ended = false, adobe, jfif = false;
-  for (let at = 2; at + 4 <= bytes.length && !ended;) {
+  for (let at = 2; at + 2 <= bytes.length && !ended;) {
     if (bytes[at] !== 0xff || bytes[at + 1] === 0xff || !bytes[at + 1] || (bytes[at + 1] & 0xf8) === 0xd0) { at++; continue; }
     const marker = bytes[at + 1], length = bytes[at + 2] << 8 | bytes[at + 3], body = bytes.subarray(at + 4, at + 2 + length);
-    if (marker === 0xd9) break;
     at += 2 + length;
-    if (marker === 0xdb) readSteps(body, steps);
+    if (marker === 0xd9) ended = true;
+    else if (marker === 0xdb) readSteps(body, steps);
     else if (marker === 0xc4) readTables(body, tables);
     else if (marker === 0xdd) interval = body[0] << 8 | body[1];
     else if (marker === 0xe0) jfif = true;
@@ -207,7 +207,7 @@ export function decodeLuma(bytes, k) { // {levels, width, height}
       ended = !frame.progressive && body[0] === frame.parts.length;
     }
   }
-  if (!frame) throw damaged();
+  if (!frame || !ended) throw damaged();
   const ids = String.fromCharCode(...frame.parts.map(({ id }) => id));
   if (frame.parts.length > 3 || (frame.parts.length === 3 && !jfif && (adobe === 0 || (adobe === undefined && ids === "RGB"))))
     throw new PictureError("coding");
