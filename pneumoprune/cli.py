@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'main']
 
-# %% ../nbs/28_cli.ipynb #0d4f86d1
+# %% ../nbs/28_cli.ipynb #78968c58
 import math
 import sys
 import warnings
@@ -16,7 +16,7 @@ from json import dumps
 from os import environ
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -143,7 +143,7 @@ def _making(out: Path, resume: bool, quick: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #43f36aa2
+# %% ../nbs/28_cli.ipynb #7329ad59
 @app.command()
 def lab(
     data: _Data = None,
@@ -179,7 +179,7 @@ def lab(
             epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, quick=quick,
             synthetic=data is None, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
         )
-        reading = dict(
+        reading: dict[str, Any] = dict(
             external=external, table=table, columns=_roles(column), aspects=aspects, max_pixels=max_pixels,
             skip_unreadable=skip_unreadable, external_table=external_table, external_columns=_roles(external_column),
         )

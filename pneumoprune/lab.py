@@ -826,10 +826,10 @@ def evaluate_stage(lab: Lab) -> None:
     lab.record(**{"slim-int8.onnx": sha256(lab.onnx("slim-int8"))})
     write_json(lab.folder / "summary.json", summary)
 
-# %% ../nbs/25_lab.ipynb #711008c4
+# %% ../nbs/25_lab.ipynb #25414ae0
 def _shortcut(features: np.ndarray, xrays: XRays, folds: int) -> np.ndarray:
     "What such features alone say of each image, learned from all but the test images; NaN where they are not known"
-    known = np.isfinite(features).all(1)
+    known = np.asarray(np.isfinite(features).all(1))
     of = xrays.take(known)
     scores = np.full(len(xrays), np.nan)
     learned = of.split != "test"
