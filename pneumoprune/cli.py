@@ -44,7 +44,7 @@ def _about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/28_cli.ipynb #9728f05d
+# %% ../nbs/28_cli.ipynb #6daf2b54
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -70,6 +70,9 @@ def _roles(column: list[str] | None) -> dict[str, str]:
 
 # what several commands ask
 _AsJson = Annotated[bool, Option("--json", help="Answer in JSON.")]
+_Force = Annotated[
+    bool, Option("--force", help="Even where the image is no chest X-ray as far as the network can tell.")
+]
 _MaxPixels = Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")]
 _SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Go on without images that can't be read.")]
 _Table = Annotated[
@@ -244,7 +247,7 @@ def compact(
     told = "\n".join(filter(None, [report.details if verbose else "", str(report)]))
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else told)
 
-# %% ../nbs/28_cli.ipynb #74dece03
+# %% ../nbs/28_cli.ipynb #4792ae5e
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -254,9 +257,7 @@ def predict(
         bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")
     ] = False,
     max_pixels: _MaxPixels = MAX_PIXELS,
-    force: Annotated[
-        bool, Option("--force", help="Decide even where the image is no chest X-ray as far as the network can tell.")
-    ] = False,
+    force: _Force = False,
 ) -> None:
     "Probability of pneumonia for images, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files
@@ -266,17 +267,18 @@ def predict(
     if all("error" in row for row in rows):
         raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
-# %% ../nbs/28_cli.ipynb #e9cb6af9
+# %% ../nbs/28_cli.ipynb #b82ec100
 @app.command()
 def explain(
     image: Annotated[Path, Argument(help="A chest X-ray.")],
     output: Annotated[Path, Option("--output", "-o", help="PNG to write.")],
     model: Annotated[Path | None, Option(help="ONNX file or .safetensors network. [the shipped model]")] = None,
+    force: _Force = False,
 ) -> None:
     "Image of what the decision rests on: Grad-CAM for a float network, occlusion for an ONNX file."
     from pneumoprune.prediction import explain_file
 
-    explain_file(image, output, model)
+    explain_file(image, output, model, force=force)
     typer.echo(f"written to {output}")
 
 # %% ../nbs/28_cli.ipynb #0da8b3b6
