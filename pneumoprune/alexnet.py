@@ -99,7 +99,7 @@ def _resize(model: AlexNet, planes: int, conv: Sequence[int], linear: Sequence[i
         model.classifier[index] = nn.Linear(inputs, width)
         inputs = width
 
-# %% ../nbs/11_alexnet.ipynb #3f8e7706
+# %% ../nbs/11_alexnet.ipynb #f4b71420
 def narrow_alexnet(
     conv: Sequence[int] = (64, 192, 384, 256, 256),  # output channels of the five convolutions
     linear: Sequence[int] = (4096, 4096),  # outputs of the two hidden linear layers
@@ -112,8 +112,10 @@ def narrow_alexnet(
     "AlexNet of other widths; `ValueError` for the wrong number of widths"
     if len(conv) != 5 or len(linear) != 2 or min(*conv, *linear) < 1:
         raise ValueError(f"AlexNet has five convolutions and two hidden linear layers, not {conv} and {linear}")
+    full = (*conv, *linear) == (64, 192, 384, 256, 256, 4096, 4096)
     with _seeded(seed):
-        model = XrayAlexNet(planes, num_classes=1, dropout=dropout)
+        with torch.device("cpu" if full else "meta"):  # a narrow network need not draw the weights of the full one
+            model = XrayAlexNet(planes, num_classes=1, dropout=dropout)
         _resize(model, planes, conv, (*linear, outputs))
         _initialise(model)
     return model

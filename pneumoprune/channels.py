@@ -5,14 +5,18 @@
 # %% auto #0
 __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwise', 'Query', 'Cuttable']
 
-# %% ../nbs/14_channels.ipynb #c5fd687c
+# %% ../nbs/14_channels.ipynb #b2ef1eed
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar
 
+from .core import needs
+
+with needs("torch", "pneumoprune.channels"):
+    import torch
+
 import numpy as np
-import torch
 from torch import fx, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/17_compaction.ipynb #fbdce662
+# %% ../nbs/17_compaction.ipynb #356041ff
 import copy
 import inspect
 import math
@@ -15,9 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+from .core import needs
+
+with needs("torch", "pneumoprune.compaction"):
+    import torch
+
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/15_graph.ipynb #d8b875c5
+# %% ../nbs/15_graph.ipynb #50507ded
 import inspect
+import logging
 import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -15,8 +16,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .core import needs
+
+with needs("torch", "pneumoprune.graph"):
+    import torch
+
 import numpy as np
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
@@ -112,7 +117,10 @@ def _in_double():
     finally:
         torch.set_default_dtype(default)
 
-# %% ../nbs/15_graph.ipynb #4da5c8eb
+# %% ../nbs/15_graph.ipynb #4be95f2c
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
+
 class _Knowing(fx.Tracer):
     "Symbolic tracer that runs every operation on fake tensors, too, and answers the questions of the code"
 
@@ -131,13 +139,14 @@ class _Knowing(fx.Tracer):
     def create_proxy(self, kind, target, args, kwargs, *more, **others):
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **others)
         if self.fake and not self.running:
-            self.running = True
+            self.running, told = True, _FAKE_LOG.disabled
             try:
+                _FAKE_LOG.disabled = True  # it prints the stack of what is caught here
                 proxy.node.meta["known"] = self.run(proxy.node)
             except Exception:  # without a value, as where it depends on what a tensor holds: it must not be asked for
                 proxy.node.meta.pop("known", None)
             finally:
-                self.running = False
+                self.running, _FAKE_LOG.disabled = False, told
         return proxy
 
     def run(self, node: fx.Node) -> Any:

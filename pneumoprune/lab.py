@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #19a7c19c
+# %% ../nbs/25_lab.ipynb #101fbd09
 import copy
 import json
 import logging
@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 from . import __version__, benchmark, core, data, quantization
 from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
-from .compaction import compact, restore
+from .compaction import ProofWarning, compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
 from .data import CLASSES, SPLITS, XRays, load_labelled, load_xrays, split_validation
 from .evaluation import choose_threshold, shortcut_scores, texture_features
@@ -80,11 +80,12 @@ class LabSettings:
     stopwatch: float = 30.0  # seconds after which no further turn begins: for latency, and for the whole test set
     memory: bool = True  # measure the memory of a process that predicts
 
-# %% ../nbs/25_lab.ipynb #7b7f71d8
+# %% ../nbs/25_lab.ipynb #98f3c0a7
 def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
     slimming = replace(settings.slim, tolerance=0.05)
-    return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
+    return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10,
+                   stopwatch=8.0)
 
 
 def _for_smoke(settings: LabSettings) -> LabSettings:
@@ -285,21 +286,29 @@ def _as_grown(theirs: dict, mine: dict) -> dict:
         settings = settings | {"seeds": mine["settings"]["seeds"]}
     return theirs | {"settings": settings, "external": theirs["external"] or mine["external"]}
 
-# %% ../nbs/25_lab.ipynb #a6ec0029
+# %% ../nbs/25_lab.ipynb #d403b6d0
+def _in_words(theirs: dict, mine: dict) -> list[str]:
+    "In what two runs differ, in few words: settings first, then where the images come from"
+    found = _differences(theirs["settings"], mine["settings"])
+    found = found[:2] + ([f"and {len(found) - 2} settings more"] if len(found) > 2 else [])
+    name = lambda about: about.get("name") if isinstance(about, dict) else None
+    for key in ("data", "external"):
+        old, new = name(theirs[key]), name(mine[key])
+        if old != new:
+            found.append(f"{key}: {old} → {new}")
+        elif not found and theirs[key] != mine[key]:
+            found.append(f"{key}: {new} holds other images than before")
+    return found or _differences(theirs, mine)
+
+
 def _same_run(folder: Path, mine: dict) -> dict:
     "The content of run.json; `PneumopruneError` if it is of another run than `mine`"
     info = read_json(folder / "run.json")
     theirs = _as_grown({key: info.get(key) for key in mine}, mine)
-    differences = _differences({**theirs, "external": None}, {**mine, "external": None})
-    if theirs["external"] != mine["external"]:
-        old, new = ((about or {}).get("name") for about in (theirs["external"], mine["external"]))
-        differences.append(f"external: {old} → {new}")
-    if differences:
-        more = [f"and {len(differences) - 6} more"] if len(differences) > 6 else []
-        raise PneumopruneError(
-            f"{folder} holds another run ({'; '.join(differences[:6] + more)}); give another folder with --out, "
-            "the same settings, or delete it"
-        )
+    if theirs != mine:
+        words = "; ".join(_in_words(theirs, mine))
+        remedy = "give another folder with --out, the same settings, or delete it"
+        raise PneumopruneError(f"{folder} holds another run ({words}); {remedy}")
     return info
 
 # %% ../nbs/25_lab.ipynb #97e17a05
@@ -911,16 +920,26 @@ def _load_both(
         return xrays, None
     return xrays, load_labelled(external, settings.size, table=external_table, columns=external_columns, **reading)
 
-# %% ../nbs/25_lab.ipynb #4769583f
+# %% ../nbs/25_lab.ipynb #b2ea0077
+@contextmanager
+def _calmly(lab: Lab):
+    "Without the warnings that a smoke run cannot but give"
+    with warnings.catch_warnings():
+        if lab.run.conv != LabSettings.conv:
+            warnings.simplefilter("ignore", ProofWarning)
+        yield
+
+
 def _run_chain(lab: Lab) -> None:
     "The stages of one chain in their order; what is done is not done again"
     _mend(lab)
-    original = lab.timed("original", original_stage)
-    masked = lab.timed("masked", masked_stage, original)
-    compacted = lab.timed("compacted", compacted_stage, masked)
-    slimmed = lab.timed("slim", slim_stage, original, compacted)
-    lab.timed("slim-int8", int8_stage, original, slimmed)
-    lab.timed("predictions", predictions_stage)
+    with _calmly(lab):
+        original = lab.timed("original", original_stage)
+        masked = lab.timed("masked", masked_stage, original)
+        compacted = lab.timed("compacted", compacted_stage, masked)
+        slimmed = lab.timed("slim", slim_stage, original, compacted)
+        lab.timed("slim-int8", int8_stage, original, slimmed)
+        lab.timed("predictions", predictions_stage)
 
 
 def _conclude(lab: Lab) -> None:
@@ -932,8 +951,9 @@ def _conclude(lab: Lab) -> None:
         lab.timed("evaluate", evaluate_stage)
     lab.timed("shortcuts", shortcuts_stage)
     original = load_masked(lab.weights("original"))
-    lab.timed("sensitivity", sensitivity_stage, original)
-    lab.timed("amounts", amounts_stage, original)
+    with _calmly(lab):
+        lab.timed("sensitivity", sensitivity_stage, original)
+        lab.timed("amounts", amounts_stage, original)
 
 # %% ../nbs/25_lab.ipynb #4030658b
 def _is_finished(folder: Path, mine: dict, *missing: str) -> bool:
@@ -1174,11 +1194,13 @@ def run_seed(
             _run_chain(Lab(xrays, settings, out, number, elsewhere))
     return _place(out, number)
 
-# %% ../nbs/25_lab.ipynb #8c05ce30
+# %% ../nbs/25_lab.ipynb #134a0919
 def check_run(
     folder: str | Path,  # run folder; nothing is written
 ) -> list[str]:  # one sentence per fault, none where all is well
     "Faults of a run folder: stages without a record, files that differ from it, statistics that do not follow"
+    if unfinished := _unfinished(Path(folder)):
+        return unfinished
     run = load_run(folder)
     seeds = int(core.as_number(run.info["settings"].get("seeds", 1)))
     faults = [fault for number in range(seeds) for fault in _faults(run.folder, number)]
@@ -1189,6 +1211,19 @@ def check_run(
                      for where in _other_numbers(run.summary, again)]
 
 
+def _unfinished(folder: Path) -> list[str]:
+    "How far a run has come that has no summary yet; nothing for any other folder"
+    if (folder / "summary.json").exists() or not (folder / "run.json").exists():
+        return []
+    info = read_json(folder / "run.json")
+    stages = info.get("stages") if isinstance(info, dict) else None
+    if not isinstance(stages, dict) or "evaluate" in stages:
+        return []
+    lacking = [name for name in _leaves(0) if name not in stages]
+    return [f"the run is unfinished: {len(_LEAVES) - len(lacking)} of {len(_LEAVES)} stages are done, and "
+            f"{lacking[0]} is next or under way"]
+
+# %% ../nbs/25_lab.ipynb #a07607f4
 def _faults(out: Path, number: int) -> list[str]:
     "Faults of the files of one chain"
     folder, at = _place(out, number), f"seed-{number}/" if number else ""

@@ -115,7 +115,11 @@ def better(rows: pd.DataFrame) -> str:
         ]
         where = f"{len(less)} of {len(ours)} cases ({'; '.join(less)})" if less else f"none of the {len(ours)} cases"
         parts.append(f"fewer {what} in {where}")
-    return f"Another tool that keeps the function leaves {', and '.join(parts)}."
+    return (
+        f"Another tool that keeps the function leaves {', and '.join(parts)}. torch-simplify stores what constants add "
+        "to every position of a padded map, so that its networks take images of one size; `compact` keeps one constant "
+        "channel there."
+    )
 
 
 def speed(rows: pd.DataFrame) -> str:
