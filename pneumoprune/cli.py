@@ -45,7 +45,7 @@ def _about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/28_cli.ipynb #f9b85af7
+# %% ../nbs/28_cli.ipynb #03429dde
 _Table = Annotated[
     str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
 ]
@@ -55,6 +55,9 @@ _Column = Annotated[
 _SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")]
 _MaxPixels = Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")]
 _AsJson = Annotated[bool, Option("--json", help="Answer in JSON.")]
+_Force = Annotated[
+    bool, Option("--force", help="Even where the image is no chest X-ray as far as the network can tell.")
+]
 
 
 def _roles(column: list[str] | None) -> dict[str, str]:
