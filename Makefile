@@ -72,8 +72,8 @@ bench: .venv/installed
 	$(BIN)/python bench/bench.py $(PART) $(if $(DATA),--data "$(DATA)")
 
 report: .venv/installed
-	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html
-	$(BIN)/pneumoprune report "$(RUN)" -o _report/ru/pneumoprune-otchet.pdf --lang ru --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/pneumoprune-report.pdf --lang en --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/pneumoprune-report-ru.pdf --lang ru --html
 
 # of ONNX Runtime Web, the two files that the page needs are copied out of what npm brings
 page: .venv/installed page/node_modules/.package-lock.json
