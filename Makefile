@@ -52,7 +52,6 @@ coverage: .venv/installed
 	$(BIN)/python -m pip install --quiet coverage==7.17.5
 	rm -f .coverage*
 	$(BIN)/coverage run tests/warm.py
-	$(BIN)/coverage run -m pytest -n 0
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 
