@@ -52,7 +52,6 @@ coverage: .venv/installed
 	$(BIN)/python -m pip install --quiet coverage==7.17.5
 	rm -f .coverage*
 	$(BIN)/coverage run tests/warm.py
-	$(BIN)/coverage run -m pytest -n 0
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 
@@ -73,8 +72,8 @@ bench: .venv/installed
 	$(BIN)/python bench/bench.py $(PART) $(if $(DATA),--data "$(DATA)")
 
 report: .venv/installed
-	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html
-	$(BIN)/pneumoprune report "$(RUN)" -o _report/ru/pneumoprune-otchet.pdf --lang ru --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/pneumoprune-report.pdf --lang en --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/pneumoprune-report-ru.pdf --lang ru --html
 
 # of ONNX Runtime Web, the two files that the page needs are copied out of what npm brings
 page: .venv/installed page/node_modules/.package-lock.json

@@ -45,7 +45,7 @@ def _about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/28_cli.ipynb #f9b85af7
+# %% ../nbs/28_cli.ipynb #03429dde
 _Table = Annotated[
     str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
 ]
@@ -55,6 +55,9 @@ _Column = Annotated[
 _SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Name images that can't be read, and go on.")]
 _MaxPixels = Annotated[int, Option(min=1, help="Pixels that an image may have, before it is decoded.")]
 _AsJson = Annotated[bool, Option("--json", help="Answer in JSON.")]
+_Force = Annotated[
+    bool, Option("--force", help="Even where the image is no chest X-ray as far as the network can tell.")
+]
 
 
 def _roles(column: list[str] | None) -> dict[str, str]:
@@ -288,7 +291,7 @@ def compact(
     told = "\n".join(filter(None, [report.details if verbose else "", str(report)]))
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else told)
 
-# %% ../nbs/28_cli.ipynb #ea9ef9ee
+# %% ../nbs/28_cli.ipynb #38fedf1d
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
@@ -296,9 +299,7 @@ def predict(
     json: _AsJson = False,
     skip_unreadable: _SkipUnreadable = False,
     max_pixels: _MaxPixels = MAX_PIXELS,
-    force: Annotated[
-        bool, Option("--force", help="Decide even where the image is no chest X-ray as far as the network can tell.")
-    ] = False,
+    force: _Force = False,
 ) -> None:
     "Probability of pneumonia for images, offline. No medical device."
     from pneumoprune.prediction import format_predictions, predict_files
@@ -308,17 +309,18 @@ def predict(
     if all("error" in row for row in rows):
         raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
-# %% ../nbs/28_cli.ipynb #f0b28bbe
+# %% ../nbs/28_cli.ipynb #99ff3e6e
 @app.command()
 def explain(
     image: Annotated[Path, Argument(help="A chest X-ray.")],
     output: Annotated[Path, Option("--output", "-o", help="PNG or JPEG to write.")],
     model: Annotated[Path | None, Option(help="ONNX file or .safetensors network. [the shipped model]")] = None,
+    force: _Force = False,
 ) -> None:
     "Image of what the decision rests on: Grad-CAM for a float network, occlusion for an ONNX file."
     from pneumoprune.prediction import explain_file
 
-    explain_file(image, output, model)
+    explain_file(image, output, model, force=force)
     typer.echo(f"written to {output}")
 
 # %% ../nbs/28_cli.ipynb #f3a2abcd

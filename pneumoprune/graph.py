@@ -476,7 +476,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/15_graph.ipynb #334b1095
+# %% ../nbs/15_graph.ipynb #abb219f8
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -492,7 +492,8 @@ def channel_graph(
         _note_shapes(traced, inputs)
     owned = {node: found for node in traced.graph.nodes if (found := _owned(node, model))}
     owners = {node: owner for node, (owner, _) in owned.items()}
-    shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners)
+    state = {name for own in (model.named_parameters, model.named_buffers) for name, _ in own(remove_duplicate=False)}
+    shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners, state)
     rules: dict[fx.Node, Rule] = {}
     for node in traced.graph.nodes:
         called = modules[node.target] if node.op == "call_module" else None

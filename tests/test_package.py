@@ -212,7 +212,7 @@ def test_the_base_predicts_and_explains(installed, xray, tmp_path):
     assert done.returncode == 0, done.stderr
     [row] = json.loads(done.stdout)["predictions"]
     assert 0 <= row["probability"] <= 1
-    done = installed(*COMMAND, "explain", xray, "-o", tmp_path / "heat.png")
+    done = installed(*COMMAND, "explain", xray, "--force", "-o", tmp_path / "heat.png")
     assert done.returncode == 0 and Image.open(tmp_path / "heat.png").width == 448, done.stderr
     assert installed(*COMMAND, "--version").stdout == f"pneumoprune {pneumoprune.__version__}\n"
     done = installed(*COMMAND, "--help")
@@ -340,7 +340,7 @@ def test_a_fresh_environment(built, xray, tmp_path):
     modules = "torch pandas scipy sklearn matplotlib pydicom".split()
     found = run(python, "-c", f"from importlib.util import find_spec; print([*filter(find_spec, {modules})])")
     assert found.stdout == "[]\n", found
-    for arguments in (("--help",), ("--version",), ("predict", xray), ("explain", xray, "-o", "heat.png")):
+    for arguments in (("--help",), ("--version",), ("predict", xray), ("explain", "--force", xray, "-o", "heat.png")):
         done = run(command, *arguments)
         assert done.returncode == 0, done.stderr
     done = run(command, "compact", xray, "-o", "small.safetensors")

@@ -329,3 +329,27 @@ def test_a_forward_that_clips_its_weights_leaves_the_given_ones():
     small = compact(model, x)
     assert torch.equal(model.a.weight, given) and model.o.weight_mask is mask
     torch.testing.assert_close(small(x), model(x))
+
+
+def test_tensors_of_the_code_keep_their_width():
+    model, scale = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(8)
+    prune.ln_structured(model[2], "weight", 0.5, n=2, dim=1)
+    model[1].register_forward_hook(lambda module, inputs, output: output * scale)
+    small = compact(model, torch.randn(5, 6))
+    assert small[0].out_features == 8 and small.report.difference < 1e-12
+
+
+class Attribute(nn.Module):
+    "A tensor that is neither parameter nor buffer"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.scale = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3), torch.rand(1, 8, 1, 1)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)) * self.scale)
+
+
+def test_a_plain_tensor_as_an_attribute():
+    model, x = masked(Attribute(), "b"), torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(compact(model, x)(x), model(x))
