@@ -917,7 +917,7 @@ def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name
     _finish(training, model, folder, identity, history)
     return history
 
-# %% ../nbs/12_training.ipynb #c2154fab
+# %% ../nbs/12_training.ipynb #aebd55cd
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are ignored
@@ -925,7 +925,7 @@ def fit(
     *,
     name: str = "original",  # the network's name in the history and on the progress bar
     folder: str | Path | None = None,  # where checkpoints go; None keeps none
-    resume: bool = True,  # go on from the folder's last complete epoch, or return its finished training
+    resume: bool = True,  # go on from the folder's newest whole state, or return its finished training
     teacher: nn.Module | None = None,  # a trained network; `model` learns its logits
 ) -> pd.DataFrame:  # one row per epoch, columns `HISTORY`; losses in nats, accuracy in [0, 1]
     """
