@@ -567,7 +567,7 @@ def _warn_of_size(inputs: tuple, reason: CompactionError) -> None:
         stacklevel=3,
     )
 
-# %% ../nbs/17_compaction.ipynb #e79edb14
+# %% ../nbs/17_compaction.ipynb #689586ef
 def compact(
     model: nn.Module,  # any network pruned with `torch.nn.utils.prune`, or with zeros; it is left untouched
     example_input: Any,  # a batch (N, channels, ...), tensor or array; or several in a tuple, a list, a dict by name
@@ -580,7 +580,8 @@ def compact(
 
     A channel nobody reads goes, and a constant channel moves into the next bias where that is exact. The result is
     compared with `model` in evaluation, on `example_input` and on noise of several scales. In training mode it is the
-    same, too, but for dropout, which draws other random numbers, and for the modules in `report.constants`: there a
+    same, too, but for dropout, which draws other random numbers, for what the network does in training only (a warning
+    names it), and for the modules in `report.constants`: there a
     constant keeps the value it has in evaluation, and is not trained.
 
     Raises `CompactionError` for arguments that do not fit, for a network, or (unless `strict=False`) a part of it, that
