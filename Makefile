@@ -1,12 +1,13 @@
 # Every target makes what it needs: on a fresh machine, Python 3.11 and make are enough.
 #   make lab                     the whole experiment on phantoms, ending in the report
 #   make lab DATA=chest_xray.zip the same on real X-rays
-#   make test                    everything that must hold
+#   make test                    everything that must hold, or PART='nbs/05_evaluation.ipynb tests/test_run.py'
 #   make test-hard               what takes longer: thousands of networks, whole libraries of architectures
 #   make fuzz                    random files for the readers of files, SECONDS=60 for each of six kinds
 #   make coverage                which lines notebooks and tests reach together
 #   make mutants                 whether the tests notice changed code in compaction, evaluation, pruning and slimming
 #   make audit                   known holes in the packages that are installed
+#   make bench                   how fast everything is, and against what, in a quarter of an hour (PART=one of its parts)
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
 #   make notebooks               the chapters in JupyterLab
 PYTHON ?= python3.11
@@ -20,20 +21,16 @@ SECONDS ?= 60
 MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test test-hard fuzz coverage mutants audit report notebooks chapters readme constraints clean
+.PHONY: lab test test-hard fuzz coverage mutants audit bench report notebooks chapters readme constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
 	$(BIN)/pneumoprune report "$(OUT)"
 
-# two notebooks at a time, one thread each: small networks lose more to waiting for each other than they gain
+# two at a time, one thread each: small networks lose more to waiting for each other than they gain
 test: export OMP_NUM_THREADS = 1
 test: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	@test -z "$(PART)" || test -e "$(PART)" || { echo "PART=$(PART) does not exist"; exit 2; } # nbdev-test would find nothing wrong
-	$(BIN)/python tests/warm.py $(PART) # nbdev-test, with workers that have PyTorch loaded
-	$(BIN)/pytest
+	$(BIN)/python tests/warm.py $(PART)
 
 test-hard: export OMP_NUM_THREADS = 1
 test-hard: .venv/installed
@@ -66,6 +63,10 @@ mutants: .venv/installed
 audit: .venv/installed
 	$(BIN)/python -m pip install --quiet pip-audit==2.10.1
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
+# one run of all parts starts a new file; PART="inference growth" measures some of them anew
+bench: .venv/installed
+	$(BIN)/python bench/bench.py $(PART) $(if $(DATA),--data "$(DATA)")
 
 report: .venv/installed
 	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html

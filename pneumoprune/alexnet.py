@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Standardise', 'narrow_alexnet', 'alexnet', 'count_parameters', 'size_mb', 'file_mb', 'count_macs']
 
-# %% ../nbs/11_alexnet.ipynb #c9b218f2
+# %% ../nbs/11_alexnet.ipynb #73023c5e
 import copy
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def _resize(model: AlexNet, planes: int, conv: Sequence[int], linear: Sequence[i
         model.classifier[index] = nn.Linear(inputs, width)
         inputs = width
 
-# %% ../nbs/11_alexnet.ipynb #3f8e7706
+# %% ../nbs/11_alexnet.ipynb #f4b71420
 def narrow_alexnet(
     conv: Sequence[int] = (64, 192, 384, 256, 256),  # output channels of the five convolutions
     linear: Sequence[int] = (4096, 4096),  # outputs of the two hidden linear layers
@@ -112,8 +112,10 @@ def narrow_alexnet(
     "AlexNet of other widths; `ValueError` for the wrong number of widths"
     if len(conv) != 5 or len(linear) != 2 or min(*conv, *linear) < 1:
         raise ValueError(f"AlexNet has five convolutions and two hidden linear layers, not {conv} and {linear}")
+    full = (*conv, *linear) == (64, 192, 384, 256, 256, 4096, 4096)
     with _seeded(seed):
-        model = XrayAlexNet(planes, num_classes=1, dropout=dropout)
+        with torch.device("cpu" if full else "meta"):  # a narrow network need not draw the weights of the full one
+            model = XrayAlexNet(planes, num_classes=1, dropout=dropout)
         _resize(model, planes, conv, (*linear, outputs))
         _initialise(model)
     return model
@@ -179,7 +181,7 @@ def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 
-# %% ../nbs/11_alexnet.ipynb #b22b1e99
+# %% ../nbs/11_alexnet.ipynb #ca3000aa
 class _CopiesResults(TorchFunctionMode):
     "Lets `copy.deepcopy` copy a tensor that was computed by a forward pass: its value, without its history"
 
@@ -191,11 +193,12 @@ class _CopiesResults(TorchFunctionMode):
 
 def copy_network(
     model: nn.Module,  # any network, masked or not; left untouched
+    shared: Iterable[torch.Tensor] = (),  # tensors that need no copy
 ) -> Any:  # a deep copy, masks included
     "A copy of a network, also in training with masks, where `copy.deepcopy` raises; `PneumopruneError` if it has none"
     try:
         with _CopiesResults():
-            return copy.deepcopy(model)
+            return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     except (TypeError, RuntimeError, pickle.PicklingError) as error:  # of a lock, a file, a loader with processes …
         raise PneumopruneError(f"the network cannot be copied ({error}); take off what is no part of it") from error
 
@@ -236,7 +239,7 @@ def _computed(module: Any) -> dict[str, tuple[torch.Tensor, list[nn.Parameter]]]
     inner = {part for parts in hooked.values() for part in parts}
     return {name: (value, behind[name]) for name, value in values.items() if name not in inner}
 
-# %% ../nbs/11_alexnet.ipynb #b9ba51c7
+# %% ../nbs/11_alexnet.ipynb #33348d64
 def _strip(module: Any) -> None:
     "Take hooks and parametrizations that compute tensors off a module, in place, and the tensors with them"
     for name, parts in _hooked(module).items():
@@ -269,7 +272,9 @@ def _materialise(model: Any) -> Any:
             _, made = known.setdefault(key, (behind, behind[:] if len(behind) == 1 else []))
             same = next((p for p in made if p.shape == value.shape and torch.equal(p, value)), None)
             if same is None:
-                same = nn.Parameter(value.clone(), any(p.requires_grad for p in behind))
+                memory = {p.untyped_storage().data_ptr() for p in behind}
+                own = value.clone() if value.untyped_storage().data_ptr() in memory else value
+                same = nn.Parameter(own, any(p.requires_grad for p in behind))
                 made.append(same)
             module.register_parameter(name, same)
     return model

@@ -5,14 +5,18 @@
 # %% auto #0
 __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwise', 'Query', 'Cuttable']
 
-# %% ../nbs/14_channels.ipynb #c5fd687c
+# %% ../nbs/14_channels.ipynb #b2ef1eed
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar
 
+from .core import needs
+
+with needs("torch", "pneumoprune.channels"):
+    import torch
+
 import numpy as np
-import torch
 from torch import fx, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -886,7 +890,7 @@ class _Weights(Cuttable):
         "Is there no bias that could take what constants add?"
         return self.padded or (self.module.bias is None and not getattr(self.module, "takes_bias", True))
 
-# %% ../nbs/14_channels.ipynb #9f73084e
+# %% ../nbs/14_channels.ipynb #0a5a25e2
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -902,18 +906,21 @@ class Layer(_Weights):
     def constants(self, given):
         varies = (np.isnan(given[0]) | (self.padded & (given[0] != 0))).reshape(self.groups, -1)
         total = self.add_up(np.nan_to_num(given[0])).sum(1) + self.bias
-        return np.where((self._used & varies[:, None]).any(-1).reshape(-1), np.nan, total)
+        changing = (self._used & np.packbits(varies, axis=-1)[:, None]).any(-1)
+        return np.where(changing.reshape(-1), np.nan, total)
 
     def add_up(self, values: np.ndarray) -> np.ndarray:
         "What constant inputs (0 for all others) add to each output, float64 (outputs, taps)"
+        if not values.any():
+            return np.zeros((self.width, self.weight.shape[-1]))
         parts = zip(self.weight, values.reshape(self.groups, -1))
-        sums = [np.einsum("oik,i->ok", whole[:, value != 0], value[value != 0]) for whole, value in parts]
-        return np.concatenate(sums)
+        return np.concatenate([np.einsum("oik,i->ok", whole, value, optimize=True) for whole, value in parts])
 
     def reads(self, out):
         key = out.tobytes()
         if key not in self._known:
-            self._known[key] = (self._used & out.reshape(self.groups, -1, 1)).any(1).reshape(-1)
+            bits = np.bitwise_or.reduce(np.where(out.reshape(self.groups, -1, 1), self._used, np.uint8(0)), axis=1)
+            self._known[key] = np.unpackbits(bits, axis=-1, count=self.weight.shape[2]).astype(bool).reshape(-1)
         return [self._known[key]]
 
     def requires(self, out, present, given):
@@ -935,7 +942,9 @@ class Layer(_Weights):
 
     @cached_property
     def _used(self) -> np.ndarray:
-        return (self.weight != 0).any(-1)
+        "uint8 (groups, outputs of a group, bytes): a bit for each input that an output reads"
+        used = self.weight[..., 0] != 0 if self.weight.shape[-1] == 1 else (self.weight != 0).any(-1)
+        return np.packbits(used, axis=-1)
 
     @cached_property
     def _known(self) -> dict[bytes, np.ndarray]:  # answers of `reads`: the passes ask for the same again and again

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReport', 'compact_file']
 
-# %% ../nbs/19_checkpoints.ipynb #96a1ec8c
+# %% ../nbs/19_checkpoints.ipynb #de037936
 import difflib
 import importlib
 import inspect
@@ -24,7 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from .core import needs
+
+with needs("torch", "pneumoprune.checkpoints"):
+    import torch
+
 import torchvision
 from torch import nn
 from torch.nn.utils import prune
@@ -329,7 +333,7 @@ def _model_for(arch: str, found: Any, path: str | os.PathLike) -> nn.Module:
         return _from_timm(arch.removeprefix("timm:"), found, path)
     return _from_factory(arch) if ":" in arch else _from_torchvision(arch, found, path)
 
-# %% ../nbs/19_checkpoints.ipynb #34ca0304
+# %% ../nbs/19_checkpoints.ipynb #5e3dedd5
 def _fill(model: nn.Module, weights: dict, metadata: Any, path: str | os.PathLike, arch: str) -> None:
     "Give a network the values of a file, in place; `CompactionError` where they do not fit"
     ties = _ties(model.state_dict(keep_vars=True))
@@ -338,14 +342,15 @@ def _fill(model: nn.Module, weights: dict, metadata: Any, path: str | os.PathLik
     try:
         answer = model.load_state_dict(state, strict=False, assign=True)
     except (RuntimeError, ValueError, AttributeError) as error:
-        raise CompactionError(f"{path} holds no weights of {arch}: {complaint(error, 300)}; {_ANOTHER}") from None
+        told = complaint(error, 300)
+        raise CompactionError(f"{path} holds weights that do not fit {arch}: {told}; {_ANOTHER}") from None
     _tie(model, ties)
     optional = {name for name in answer.missing_keys if name.endswith("num_batches_tracked")}
     missing = [name for name in answer.missing_keys if name not in optional | ties.keys()]
     wrong = [f"{name} is missing" for name in missing] + [f"{name} is not known" for name in answer.unexpected_keys]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CompactionError(f"{path} holds no weights of {arch}: {', '.join(wrong[:3])}{more}; {_ANOTHER}")
+        raise CompactionError(f"{path} holds weights that do not fit {arch}: {', '.join(wrong[:3])}{more}; {_ANOTHER}")
 
 
 def _mask(model: nn.Module, masks: dict[str, torch.Tensor], path: str | os.PathLike) -> None:

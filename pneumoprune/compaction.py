@@ -5,25 +5,30 @@
 # %% auto #0
 __all__ = ['ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/17_compaction.ipynb #bd08f80a
+# %% ../nbs/17_compaction.ipynb #356041ff
 import copy
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+from .core import needs
+
+with needs("torch", "pneumoprune.compaction"):
+    import torch
+
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import _materialise, copy_network, count_parameters, size_mb
+from .alexnet import _hooked, _materialise, copy_network, count_parameters, size_mb
 from .channels import CompactionError, _own
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _cuts, _plan, _with_new_numbers
 from .graph import ChannelGraph, _evaluating, _in_double, _refuse_wrapped, channel_graph
@@ -153,7 +158,7 @@ def _gap(expected: _Answers, found: _Answers) -> float:
     pairs = [(batch[name], other[name]) for batch, other in zip(expected, found) for name in batch]
     return max((_difference(*pair) for pair in pairs), default=0.0)
 
-# %% ../nbs/17_compaction.ipynb #e3940564
+# %% ../nbs/17_compaction.ipynb #5a5b152c
 def _refuse_nan(model: nn.Module) -> None:
     "`CompactionError` where a parameter is NaN or infinite, or a buffer is NaN"
     parameters = {name for name, _ in model.named_parameters()}
@@ -164,6 +169,12 @@ def _refuse_nan(model: nn.Module) -> None:
                 raise CompactionError(f"{name} holds {count} numbers that are NaN or infinite; train the network anew")
 
 
+def _as_finite(exact: torch.Tensor, native: torch.Tensor) -> bool:
+    "Is an answer finite where it is in float64? Of that, there may be fewer rows"
+    finite, own = exact.isfinite(), native.isfinite().cpu()
+    return bool((own == finite).all() if own.shape == finite.shape else own.all() or not finite.all())
+
+
 def _refuse_nan_answers(exact: dict[str, torch.Tensor], native: dict[str, torch.Tensor]) -> None:
     "`CompactionError` where the answer to the example is NaN, nowhere finite, or overflows in the network's precision"
     if not exact:
@@ -171,29 +182,33 @@ def _refuse_nan_answers(exact: dict[str, torch.Tensor], native: dict[str, torch.
     for name, tensor in exact.items():
         if tensor.isnan().any() or (tensor.numel() and not tensor.isfinite().any()):
             raise CompactionError(f"{name} of the network is NaN or infinite on example_input; give usual values")
-        if name in native and not native[name].isfinite().cpu().eq(tensor.isfinite()).all():
+        if name in native and not _as_finite(tensor, native[name]):
             raise CompactionError(
                 f"{name} of the network is not finite in {str(native[name].dtype).removeprefix('torch.')}, but is in "
                 "float64: give an example_input of usual values, or a network in float32"
             )
 
-# %% ../nbs/17_compaction.ipynb #45b92581
+# %% ../nbs/17_compaction.ipynb #359de18f
 class ProofWarning(UserWarning):
     "The networks agree, but that says less than usual: the message tells why, and what to do"
 
 
-def _warn_if_uninformative(answers: _Answers, difference: float) -> None:
+def _scores(answers: _Answers) -> torch.Tensor:
+    "The first answer to all inputs, a row each"
+    rows = [_flat(next(iter(batch.values()))) for batch in answers]
+    return torch.cat([row for row in rows if row.shape[1] == rows[-1].shape[1]])
+
+
+def _warn_if_uninformative(exact: _Answers, native: _Answers, difference: float) -> None:
     "Warn when the given network has one answer or one class for all inputs"
-    name = next(iter(answers[0]))
-    rows = [_flat(batch[name]) for batch in answers]
-    scores = torch.cat([row for row in rows if row.shape[1] == rows[-1].shape[1]])
-    agree = f"The two networks agree on {len(scores)} inputs (largest difference {difference:.0e})"
+    scores, every = _scores(exact), _scores(native)
+    agree = f"The two networks agree on {len(every)} inputs (largest difference {difference:.0e})"
     if (scores == scores[:1]).all() or (scores - scores[:1]).abs().max() <= 1e-12 * scores.abs().max():
         message = (
             f"the given network answers every input alike, so that equality proves nothing. {agree}. An untrained last "
             "layer of zeros does that: compact the network after training"
         )
-    elif answers[0][name].dim() == 2 and scores.shape[1] > 1 and len(scores.argmax(1).unique()) == 1:
+    elif next(iter(native[0].values())).dim() == 2 and every.shape[1] > 1 and len(every.argmax(1).unique()) == 1:
         message = (
             f"all inputs of the proof fall into one class. {agree}, so the compacted one can be used; "
             "an example_input with images of several classes makes a stronger check"
@@ -229,10 +244,10 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/17_compaction.ipynb #ac6d681a
+# %% ../nbs/17_compaction.ipynb #372025ee
 _NOTHING = (
-    "nothing could be cut: no channel is zero throughout. Masks were multiplied in, and that is all that changed. "
-    "compact needs masks on whole channels, as prune.ln_structured and prune.random_structured make them"
+    "nothing to cut: no channel is masked, or zero, throughout. compact needs masks on whole channels, as "
+    "prune.ln_structured and prune.random_structured make them"
 )
 
 
@@ -260,25 +275,38 @@ class CompactionReport:
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["before", "after"])
         return table.assign(ratio=table.after / table.before)
 
-    def __str__(self) -> str:
-        lines = [
-            f"parameters {self.parameters[0]:>15,} -> {self.parameters[1]:,}",
-            f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}",
-            f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB",
-        ]
+    @property
+    def details(self) -> str:
+        "A line for each module that became narrower, and the modules that hold constants"
         widths = self.layers[["inputs_before", "outputs_before", "inputs_after", "outputs_after"]]
-        for name, *before, inputs, outputs in widths.itertuples(name=None):
-            if before != [inputs, outputs]:
-                lines.append(f"  {name}: {before[0]} -> {before[1]} channels became {inputs} -> {outputs}")
-        if len(lines) == 3:
-            lines.append(_NOTHING)
-        if self.constants:
-            lines.append(f"constant channels went into {', '.join(self.constants)}")
-        lines.append(
+        lines = [
+            f"{name}: {before[0]} -> {before[1]} channels became {inputs} -> {outputs}"
+            for name, *before, inputs, outputs in widths.itertuples(name=None)
+            if before != [inputs, outputs]
+        ]
+        constants = [f"constant channels went into {', '.join(self.constants)}"] if self.constants else []
+        return "\n".join(lines + constants)
+
+    @property
+    def _went(self) -> str:
+        "How many channels went, and from how many modules"
+        if not self.details:
+            return _NOTHING
+        rows = self.layers[self.layers.kind.str.contains("Conv|Linear")]  # norms have the channels of these
+        gone = rows.outputs_before - rows.outputs_after
+        narrower = (gone > 0) | (rows.inputs_before > rows.inputs_after)
+        return (f"{gone.sum():,} of {rows.outputs_before.sum():,} channels went; "
+                f"{narrower.sum()} of {len(rows)} layers are narrower")  # fmt: skip
+
+    def __str__(self) -> str:
+        return (
+            f"parameters {self.parameters[0]:>15,} -> {self.parameters[1]:,}\n"
+            f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}\n"
+            f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB\n"
+            f"{self._went}\n"
             f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
             f"{self.native_difference:.1e} in the network's own precision; outputs go up to {self.largest_output:.3g}"
         )
-        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
@@ -433,27 +461,69 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/17_compaction.ipynb #95c83ded
+# %% ../nbs/17_compaction.ipynb #cec76566
 def _doubled(model: nn.Module) -> Any:
     "A copy of a network, on the CPU and in float64"
 
     def doubled(tensor):
         kind = torch.float64 if tensor.is_floating_point() else tensor.dtype
-        copied = tensor.detach().to("cpu", kind, copy=True)
+        copied = tensor.detach().cpu().to(kind, copy=True)  # in two steps: a GPU of Apple knows no float64
         return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
     return copy.deepcopy(model, {id(tensor): doubled(tensor) for tensor in (*model.parameters(), *model.buffers())})
 
-# %% ../nbs/17_compaction.ipynb #b11f1da7
+
+@contextmanager
+def _exact_numbers(model: nn.Module):
+    "The network in float64 on the CPU: itself for a while, or a copy if it is elsewhere"
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    if any(not tensor.is_cpu for tensor in tensors):
+        yield _doubled(model)
+        return
+    own = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.double()
+        yield model
+    finally:
+        for tensor, data in zip(tensors, own):
+            tensor.data = data
+
+
+def _to_be_cut(model: nn.Module) -> Any:
+    "A copy of a network that shares its masks, and what they made of the weights"
+    parts = [(module, name, tensors) for module in model.modules() for name, tensors in _hooked(module).items()]
+    masks = [getattr(module, name) for module, _, names in parts for name in names if name.endswith("_mask")]
+    return copy_network(model, [*masks, *(getattr(module, name) for module, name, _ in parts)]).eval()
+
+# %% ../nbs/17_compaction.ipynb #3571eeb2
+_EXACT = 1 << 18
+
+
+def _expected(reference: nn.Module, batches: list[tuple]) -> tuple[list[tuple], _Answers, int]:
+    "The batches that are compared in float64, what the network answers to them, and its MACs for one input"
+    example, *noise = batches
+    few = max(1, _EXACT * len(example[0]) // example[0].numel())
+    with _in_double():
+        if few < len(example[0]):
+            some = [_rows(example, few), *noise]
+            try:
+                return some, *_answers(reference, some)
+            except Exception:  # noqa: S110 the user's own code, which may ask for all inputs
+                pass
+        return batches, *_run(reference, batches, *_DOUBLE)
+
+# %% ../nbs/17_compaction.ipynb #068228a4
 def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bool = True) -> Any:
     "The compacted network with its report; arguments as of `compact`, checked; is noise to be `smaller` than `inputs`?"
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    result: Any = copy_network(model).eval()
-    batches, expected_native = _tried(result, like, _each(_exact, inputs), smaller)  # with its masks still in place
+    result = _to_be_cut(model)
+    example = _each(_exact, inputs)
+    batches, expected_native = _tried(result, like, example, smaller)  # with its masks still in place
+    native = [_native(like, batch) for batch in batches]
     _refuse_nan(_materialise(result))
     reference = _doubled(result)
-    with _in_double():
-        expected, macs_before = _run(reference, batches, *_DOUBLE)
+    batches, expected, macs_before = _expected(reference, batches)
     _refuse_nan_answers(expected[0], expected_native[0])
     found = _graph_of(reference, batches[0], strict)
     plan = _plan(found)
@@ -461,20 +531,18 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bo
     before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
     for name, cut in cuts.items():
         _apply(result.get_submodule(name), cut)
-    native = [_native(like, batch) for batch in batches]
     result = _with_new_numbers(result, found, plan, native[0])
-
-    with _in_double():
-        answers, macs_after = _run(_doubled(result), batches, *_AFTER)
+    with _in_double(), _exact_numbers(result) as exact:
+        answers, macs_after = _run(exact, batches, *_AFTER)
     answers_native, _ = _run(result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
-    _warn_if_uninformative(expected, differences[0])
+    _warn_if_uninformative(expected, expected_native, differences[0])
     if type(result) is type(model):
         _warn_of_unused(model, result, found, native[1])
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
-    few = _rows(batches[0], min(len(inputs[0]), _ROWS))
+    few = _rows(example, min(len(inputs[0]), _ROWS))
     result.report = CompactionReport(
         (count_parameters(model), count_parameters(result)),
         (macs_before, macs_after),
@@ -555,9 +623,10 @@ def _origin(
     known = columns >= 0
     return known, (rows[:, None].expand_as(columns)[known], (columns % inputs)[known])
 
-# %% ../nbs/17_compaction.ipynb #70027c6a
-def _write_back(source: nn.Module, target: nn.Module, name: str, report: CompactionReport) -> None:
-    "Write the numbers of the module `name` back to where they came from; masked ones stay as they are"
+# %% ../nbs/17_compaction.ipynb #c4866637
+def _write_back(source: nn.Module, target: nn.Module, name: str, report: CompactionReport) -> bool:
+    "Write the numbers of the module `name` back to where they came from, masked ones aside; had these been trained?"
+    held = False
     for key, tensor in [*source.named_parameters(recurse=False), *source.named_buffers(recurse=False)]:
         place = getattr(target, f"{key}_orig", getattr(target, key, None))
         if place is None:  # the wiring, and biases that hold nothing but constants
@@ -572,10 +641,13 @@ def _write_back(source: nn.Module, target: nn.Module, name: str, report: Compact
         except (IndexError, RuntimeError):
             raise CompactionError(f"{name}.{key} has another shape than when it was compacted") from None
         if (mask := getattr(target, f"{key}_mask", None)) is not None:
-            new = torch.where(mask.cpu().bool(), new, old)
+            free = mask.cpu().bool()
+            held |= bool((value[here][~free[there]] != 0).any())
+            new = torch.where(free, new, old)
         place.copy_(new)
+    return held
 
-# %% ../nbs/17_compaction.ipynb #7e57bd45
+# %% ../nbs/17_compaction.ipynb #bba7bd68
 def restore(
     compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
     masked: nn.Module,  # changed in place: its weights, not its masks
@@ -591,29 +663,33 @@ def restore(
     report = getattr(compacted, "report", None)
     if not isinstance(report, CompactionReport):
         raise CompactionError("this network was not made by compact: no .report says where its weights belong")
+    held: list[str] = []
     with torch.no_grad():
         for name, source in _materialise(copy_network(compacted)).named_modules():
             try:
                 target = masked.get_submodule(name)
             except AttributeError:
                 raise CompactionError(f"the masked network has no module {name!r}: give the one compacted") from None
-            _write_back(source, target, name, report)
+            if _write_back(source, target, name, report):
+                held.append(name)
         for module in masked.modules():
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, prune.BasePruningMethod):
                     hook(module, None)  # computes the masked weight from the new numbers
-    _prove_restored(compacted, masked, report)
+    _prove_restored(compacted, masked, report, held)
     return masked
 
-# %% ../nbs/17_compaction.ipynb #f3e44ee1
-def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport) -> None:
-    "Compare the two networks on noise"
+# %% ../nbs/17_compaction.ipynb #cf494704
+def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport, held: list[str]) -> None:
+    "Compare the two networks on noise; in the modules `held`, masks held back what had been trained"
     some = next(p for p in compacted.parameters() if p.is_floating_point())
     noises = [_native(some, inputs) for inputs in _noises(report.example)]
     with _evaluating(masked), _evaluating(compacted):
         gap = _gap(_answers(masked, noises)[0], _answers(compacted, noises)[0])
     if not gap <= 1e4 * torch.finfo(some.dtype).eps:
+        what = "channels that compaction took for constant"
+        if held:
+            what = f"weights of {', '.join(held[:3])} that masks hold at zero (masked inputs that come in stay)"
         raise CompactionError(
-            f"the restored network differs by {gap:.1e}: training changed channels that compaction took for constant; "
-            "train the masked network itself"
+            f"the restored network differs by {gap:.1e}: training changed {what}; train the masked network itself"
         )

@@ -328,14 +328,24 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     "What constants `gone` (0 where nothing went) added to each computed output, float64 (outputs, taps)"
     return rule.add_up(gone)[own] * rule.live[own][:, None]
 
-# %% ../nbs/16_cut.ipynb #eec45731
+# %% ../nbs/16_cut.ipynb #89fa20dc
+def _block(whole: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    "Some rows and columns of a weight; the weight itself if that is all of them"
+    if columns.all():
+        return whole if rows.all() else whole[rows]
+    some, index = np.empty((rows.sum(), columns.sum(), whole.shape[2])), np.flatnonzero(columns)
+    for row, picked in zip(np.flatnonzero(rows), some):  # without a copy of whole rows: they may be long
+        np.take(whole[row], index, 0, picked, "clip")
+    return some
+
+
 def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray) -> _Cut:
     "Cut a convolution or linear layer; arguments as of `_kept_inputs`"
     module, value = rule.module, np.nan_to_num(given)
     kept = _kept_inputs(rule, own, come, given)
     parts = zip(rule.weight, own.reshape(rule.groups, -1), kept.reshape(rule.groups, -1))
-    left = [whole[np.ix_(rows, columns)] for whole, rows, columns in parts if rows.any()]
-    weight = np.concatenate(left)
+    left = [_block(whole, rows, columns) for whole, rows, columns in parts if rows.any()]
+    weight = np.concatenate(left) if len(left) > 1 else left[0]
     tensors, added = {"weight": rule.shaped(weight, len(left))}, {}
     if module.bias is not None:
         tensors["bias"] = module.bias.detach().numpy()[rule.rows[own]]

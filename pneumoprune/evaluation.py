@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['MARGINS', 'EvaluationError', 'metrics', 'confusion', 'calibration_curve', 'choose_threshold', 'shift_aucs',
            'Evaluation', 'evaluate', 'metrics_with_intervals', 'compare', 'noninferiority', 'misled_auc',
-           'misled_auc_with_interval', 'within_auc', 'within_auc_with_interval', 'texture_score']
+           'misled_auc_with_interval', 'within_auc', 'within_auc_with_interval', 'texture_features', 'shortcut_scores',
+           'texture_score', 'follows']
 
-# %% ../nbs/05_evaluation.ipynb #b386f527
+# %% ../nbs/05_evaluation.ipynb #db5df8f2
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -682,12 +684,24 @@ def texture_features(
         row[:] = np.bincount(ring[inside], power[inside], rings) / np.bincount(ring[inside], minlength=rings)
     return np.log(features + 1e-3)  # a blank image has no power
 
-# %% ../nbs/05_evaluation.ipynb #a1e63314
+# %% ../nbs/05_evaluation.ipynb #970af66e
+def _cross_fitted(features, labels, groups, folds: int, seed: int) -> tuple[np.ndarray, Any]:
+    "Probabilities by models that have not seen the patient, and a model of all patients"
+    if check_count(folds, "folds", 2, EvaluationError) > (fewest := _fewest(labels, groups)):
+        raise EvaluationError(f"{folds} folds need as many patients of each class, and a class has {fewest}; "
+                              "give fewer folds, or more images")
+    deal = StratifiedGroupKFold(folds, shuffle=True, random_state=check_count(seed, "the seed", 0, EvaluationError))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    scores = cross_val_predict(model, features, labels, groups=groups, cv=deal, method="predict_proba")
+    return scores[:, 1], model.fit(features, labels)
+
+# %% ../nbs/05_evaluation.ipynb #955f3c67
 def shortcut_scores(
     features: np.ndarray,  # (N, F) numbers that tell nothing of lungs: `texture_features`, a ratio of width to height
     labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
     patients: np.ndarray,  # (N,) whose image it is
     *,
+    learned: np.ndarray | None = None,  # bool (N,): images to learn from; the others are only judged. None: all
     folds: int = 5,  # at least 2, and at most as many as there are patients of each class
     seed: int = 0,  # deals the patients
 ) -> np.ndarray:  # float64 (N,), probability of pneumonia by a model that has not seen the patient
@@ -696,21 +710,34 @@ def shortcut_scores(
     if features.ndim != 2 or not np.isfinite(features).all():
         raise EvaluationError(f"features of shape {features.shape} are no table of finite numbers; give (N, F)")
     labels, groups = _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
-    if check_count(folds, "folds", 2, EvaluationError) > (fewest := _fewest(labels, groups)):
-        raise EvaluationError(f"{folds} folds need as many patients of each class, and a class has {fewest}; "
-                              "give fewer folds, or more images")
-    deal = StratifiedGroupKFold(folds, shuffle=True, random_state=check_count(seed, "the seed", 0, EvaluationError))
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    return cross_val_predict(model, features, labels, groups=groups, cv=deal, method="predict_proba")[:, 1]
+    learned = np.ones(len(labels), bool) if learned is None else np.asarray(learned)
+    if learned.dtype != bool or learned.shape != labels.shape:
+        raise EvaluationError(f"learned is {learned.dtype} {learned.shape}; give True or False for each image")
+    scores = np.empty(len(labels))
+    scores[learned], model = _cross_fitted(features[learned], labels[learned], groups[learned], folds, seed)
+    if not learned.all():
+        scores[~learned] = model.predict_proba(features[~learned])[:, 1]
+    return scores
 
-# %% ../nbs/05_evaluation.ipynb #cb5ce66d
+# %% ../nbs/05_evaluation.ipynb #10d8deb8
 def texture_score(
     images: np.ndarray,  # uint8 (N, 1, S, S)
     labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
     patients: np.ndarray,  # (N,) whose image it is
-    *,
-    folds: int = 5,
-    seed: int = 0,
+    **options: Any,  # learned, folds and seed of `shortcut_scores`
 ) -> np.ndarray:  # float64 (N,)
-    "`shortcut_scores` of `texture_features`: what the finest details alone say of each image"
-    return shortcut_scores(texture_features(images), labels, patients, folds=folds, seed=seed)
+    "`shortcut_scores` of `texture_features`"
+    return shortcut_scores(texture_features(images), labels, patients, **options)
+
+# %% ../nbs/05_evaluation.ipynb #2c53a950
+def follows(
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia; both must occur
+    scores: np.ndarray,  # (N,) what the model says, finite
+    misleading: np.ndarray,  # (N,) what the shortcut says, finite
+) -> float:  # -1..1; 0 where the scores have nothing to do with the shortcut, NaN where one of them is constant
+    "Rank correlation of scores with a shortcut among images of the same class, mean over both classes"
+    labels, scores, misleading = _ordered(labels, scores=scores, misleading=misleading)
+    within = [labels == label for label in (0, 1)]
+    if any(np.ptp(numbers[one]) == 0 for one in within for numbers in (scores, misleading)):
+        return float("nan")
+    return float(np.mean([stats.spearmanr(scores[one], misleading[one]).statistic for one in within]))

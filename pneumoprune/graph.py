@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/15_graph.ipynb #d8b875c5
+# %% ../nbs/15_graph.ipynb #53b674d9
 import inspect
 import operator
 from collections import Counter
@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .core import needs
+
+with needs("torch", "pneumoprune.graph"):
+    import torch
+
 import numpy as np
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #fac8f5f3
+# %% ../nbs/25_lab.ipynb #fe3cfc08
 import copy
 import json
 import logging
@@ -41,10 +41,10 @@ from tqdm.auto import tqdm
 
 from . import __version__, benchmark, core, data, quantization
 from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
-from .compaction import compact, restore
+from .compaction import ProofWarning, compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
 from .data import CLASSES, SPLITS, XRays, load_labelled, load_xrays, split_validation
-from .evaluation import choose_threshold
+from .evaluation import choose_threshold, shortcut_scores, texture_features
 from .guard import add_guard, fit_guard, other_images
 from .networks import load_network, save_network
 from .prediction import OnnxModel
@@ -81,11 +81,12 @@ class LabSettings:
     stopwatch: float = 30.0  # seconds after which no further turn begins: for latency, and for the whole test set
     memory: bool = True  # measure the memory of a process that predicts
 
-# %% ../nbs/25_lab.ipynb #7b7f71d8
+# %% ../nbs/25_lab.ipynb #98f3c0a7
 def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
     slimming = replace(settings.slim, tolerance=0.05)
-    return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10)
+    return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10,
+                   stopwatch=8.0)
 
 
 def _for_smoke(settings: LabSettings) -> LabSettings:
@@ -163,7 +164,7 @@ def _limited(xrays: XRays, limit: int | None, seed: int) -> XRays:
                 keep |= (xrays.patients == patient) & (xrays.split == split)
     return xrays.take(keep)
 
-# %% ../nbs/25_lab.ipynb #be3db8b8
+# %% ../nbs/25_lab.ipynb #331696c4
 _LEAVES = {  # what a stage leaves, in the order of the stages
     "original": ("models/original.safetensors", "history.csv"),
     "masked": ("models/masked.safetensors", "pruning.csv", "history.csv"),
@@ -173,15 +174,18 @@ _LEAVES = {  # what a stage leaves, in the order of the stages
     "predictions": ("predictions.csv", "models/slim.onnx", "models/slim-int8.onnx"),  # these two get their thresholds
     "evaluate": ("predictions.csv", "latency.csv", "inference.csv", "guard.csv", "external.csv",
                  "summary.json"),
+    "shortcuts": ("shortcuts.csv",),
     "sensitivity": ("sensitivity.csv",),
     "amounts": ("amounts.csv",),
 }
 _NEEDS = {  # from what a stage makes it
     "masked": ["original"], "compacted": ["masked"], "slim": ["original", "compacted"], "slim-int8": ["slim"],
-    "predictions": ["slim-int8"], "evaluate": ["predictions"], "sensitivity": ["original"], "amounts": ["original"],
+    "predictions": ["slim-int8"], "evaluate": ["predictions"], "shortcuts": [], "sensitivity": ["original"],
+    "amounts": ["original"],
 }
-_PERHAPS = ("external.csv",)  # where a table tells more of the other hospital's images
-_ONCE = ("sensitivity", "amounts", "evaluate", "models/original.onnx")  # stages and files of the first chain alone
+# where a table tells more of the other hospital's images; where there are patients enough to learn a shortcut from
+_PERHAPS = ("external.csv", "shortcuts.csv")
+_ONCE = ("evaluate", "shortcuts", "sensitivity", "amounts", "models/original.onnx")  # of the first chain alone
 
 
 def _leaves(number: int) -> dict[str, tuple[str, ...]]:
@@ -283,21 +287,29 @@ def _as_grown(theirs: dict, mine: dict) -> dict:
         settings = settings | {"seeds": mine["settings"]["seeds"]}
     return theirs | {"settings": settings, "external": theirs["external"] or mine["external"]}
 
-# %% ../nbs/25_lab.ipynb #a6ec0029
+# %% ../nbs/25_lab.ipynb #d403b6d0
+def _in_words(theirs: dict, mine: dict) -> list[str]:
+    "In what two runs differ, in few words: settings first, then where the images come from"
+    found = _differences(theirs["settings"], mine["settings"])
+    found = found[:2] + ([f"and {len(found) - 2} settings more"] if len(found) > 2 else [])
+    name = lambda about: about.get("name") if isinstance(about, dict) else None
+    for key in ("data", "external"):
+        old, new = name(theirs[key]), name(mine[key])
+        if old != new:
+            found.append(f"{key}: {old} → {new}")
+        elif not found and theirs[key] != mine[key]:
+            found.append(f"{key}: {new} holds other images than before")
+    return found or _differences(theirs, mine)
+
+
 def _same_run(folder: Path, mine: dict) -> dict:
     "The content of run.json; `PneumopruneError` if it is of another run than `mine`"
     info = read_json(folder / "run.json")
     theirs = _as_grown({key: info.get(key) for key in mine}, mine)
-    differences = _differences({**theirs, "external": None}, {**mine, "external": None})
-    if theirs["external"] != mine["external"]:
-        old, new = ((about or {}).get("name") for about in (theirs["external"], mine["external"]))
-        differences.append(f"external: {old} → {new}")
-    if differences:
-        more = [f"and {len(differences) - 6} more"] if len(differences) > 6 else []
-        raise PneumopruneError(
-            f"{folder} holds another run ({'; '.join(differences[:6] + more)}); give another folder with --out, "
-            "the same settings, or delete it"
-        )
+    if theirs != mine:
+        words = "; ".join(_in_words(theirs, mine))
+        remedy = "give another folder with --out, the same settings, or delete it"
+        raise PneumopruneError(f"{folder} holds another run ({words}); {remedy}")
     return info
 
 # %% ../nbs/25_lab.ipynb #97e17a05
@@ -815,6 +827,31 @@ def evaluate_stage(lab: Lab) -> None:
     lab.record(**{"slim-int8.onnx": sha256(lab.onnx("slim-int8"))})
     write_json(lab.folder / "summary.json", summary)
 
+# %% ../nbs/25_lab.ipynb #711008c4
+def _shortcut(features: np.ndarray, xrays: XRays, folds: int) -> np.ndarray:
+    "What such features alone say of each image, learned from all but the test images; NaN where they are not known"
+    known = np.isfinite(features).all(1)
+    of = xrays.take(known)
+    scores = np.full(len(xrays), np.nan)
+    learned = of.split != "test"
+    scores[known] = shortcut_scores(features[known], of.labels, of.patients, learned=learned, folds=folds)
+    return scores
+
+
+def shortcuts_stage(lab: Lab) -> None:
+    "What texture, and the aspect ratio if known, say of each image of validation and test: shortcuts.csv"
+    if lab.done("shortcuts"):
+        return
+    xrays, learned = lab.xrays, lab.xrays.split != "test"
+    patients = [len(np.unique(xrays.patients[learned & (xrays.labels == k)])) for k in range(len(CLASSES))]
+    if (folds := min(5, *patients)) < 2:
+        return  # nothing can be learned from one patient
+    told = {"texture": _shortcut(texture_features(xrays.images), xrays, folds)}
+    if xrays.columns is not None and "log_aspect" in xrays.columns:
+        told["aspect"] = _shortcut(xrays.columns[["log_aspect"]].to_numpy(), xrays, folds)
+    table = pd.DataFrame({"split": xrays.split, "name": xrays.names, **told})
+    write_csv(lab.folder / "shortcuts.csv", table[table["split"] != "train"])
+
 # %% ../nbs/25_lab.ipynb #1a08139d
 def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
     "Validation AUC of `original` with one layer pruned, for each layer and share: sensitivity.csv"
@@ -838,17 +875,36 @@ def amounts_stage(lab: Lab, original: nn.Module) -> None:
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
     write_csv(lab.folder / "amounts.csv", table.reset_index())
 
-# %% ../nbs/25_lab.ipynb #4a2ac920
+# %% ../nbs/25_lab.ipynb #b869afee
+def _with_aspects(xrays: XRays, table: str | Path) -> XRays:
+    "The X-rays with a column `log_aspect` from a CSV table of `name` and `log_aspect`; of test images it may lack some"
+    try:
+        told = pd.read_csv(table).set_index("name")["log_aspect"].astype(float)
+        aspect = told[~told.index.duplicated()].reindex(xrays.names).to_numpy()
+    except (OSError, ValueError, KeyError) as error:
+        raise PneumopruneError(f"{table} is no table of name and log_aspect ({core.complaint(error)}); "
+                               "mend it, or leave --aspects out") from None
+    if len(lost := xrays.names[~np.isfinite(aspect) & (xrays.split != "test")]):
+        raise PneumopruneError(f"{table} does not tell the aspect ratio of {lost[0]} ({len(lost)} such images); "
+                               "complete it, or leave --aspects out")
+    columns = pd.DataFrame(index=range(len(xrays))) if xrays.columns is None else xrays.columns
+    return replace(xrays, columns=columns.assign(log_aspect=aspect))
+
+# %% ../nbs/25_lab.ipynb #b23849fa
 Table = str | Path | None  # CSV table of the images in a source: its name in there, or a path
 Columns = Mapping[str, str] | None  # 'path', 'label', 'patient', 'split' -> the name of its column
 
 
-def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **reading) -> XRays:
+def _load(
+    data: str | Path | None, settings: LabSettings, phantom_count: int, *, aspects: str | Path | None, **reading
+) -> XRays:
     "The X-rays of a run, split into train, val and test"
     if data is None:
         xrays = phantoms(phantom_count, size=settings.size, seed=settings.seed)
     else:
         xrays = load_xrays(data, settings.size, **reading)
+    if aspects is not None:
+        xrays = _with_aspects(xrays, aspects)
     if not (xrays.split == "val").any():  # MedMNIST brings one
         xrays = split_validation(xrays, settings.validation, seed=settings.seed)
     return _limited(xrays, settings.limit, settings.seed)
@@ -856,24 +912,35 @@ def _load(data: str | Path | None, settings: LabSettings, phantom_count: int, **
 
 def _load_both(
     data: str | Path | None, external: str | Path | None, settings: LabSettings, phantom_count: int, *,
-    table: Table, columns: Columns, external_table: Table, external_columns: Columns, **reading
+    table: Table, columns: Columns, aspects: str | Path | None, external_table: Table, external_columns: Columns,
+    **reading,
 ) -> tuple[XRays, XRays | None]:
     "The X-rays of a run, and the images of another hospital, if there are any"
-    xrays = _load(data, settings, phantom_count, table=table, columns=columns, **reading)
+    xrays = _load(data, settings, phantom_count, aspects=aspects, table=table, columns=columns, **reading)
     if external is None:
         return xrays, None
     return xrays, load_labelled(external, settings.size, table=external_table, columns=external_columns, **reading)
 
-# %% ../nbs/25_lab.ipynb #64193ba2
+# %% ../nbs/25_lab.ipynb #b2ea0077
+@contextmanager
+def _calmly(lab: Lab):
+    "Without the warnings that a smoke run cannot but give"
+    with warnings.catch_warnings():
+        if lab.run.conv != LabSettings.conv:
+            warnings.simplefilter("ignore", ProofWarning)
+        yield
+
+
 def _run_chain(lab: Lab) -> None:
     "The stages of one chain in their order; what is done is not done again"
     _mend(lab)
-    original = lab.timed("original", original_stage)
-    masked = lab.timed("masked", masked_stage, original)
-    compacted = lab.timed("compacted", compacted_stage, masked)
-    slimmed = lab.timed("slim", slim_stage, original, compacted)
-    lab.timed("slim-int8", int8_stage, original, slimmed)
-    lab.timed("predictions", predictions_stage)
+    with _calmly(lab):
+        original = lab.timed("original", original_stage)
+        masked = lab.timed("masked", masked_stage, original)
+        compacted = lab.timed("compacted", compacted_stage, masked)
+        slimmed = lab.timed("slim", slim_stage, original, compacted)
+        lab.timed("slim-int8", int8_stage, original, slimmed)
+        lab.timed("predictions", predictions_stage)
 
 
 def _conclude(lab: Lab) -> None:
@@ -883,9 +950,11 @@ def _conclude(lab: Lab) -> None:
         _strike(lab.info, "evaluate")
     if not lab.done("evaluate"):
         lab.timed("evaluate", evaluate_stage)
+    lab.timed("shortcuts", shortcuts_stage)
     original = load_masked(lab.weights("original"))
-    lab.timed("sensitivity", sensitivity_stage, original)
-    lab.timed("amounts", amounts_stage, original)
+    with _calmly(lab):
+        lab.timed("sensitivity", sensitivity_stage, original)
+        lab.timed("amounts", amounts_stage, original)
 
 # %% ../nbs/25_lab.ipynb #4030658b
 def _is_finished(folder: Path, mine: dict, *missing: str) -> bool:
@@ -1063,7 +1132,7 @@ def _make(jobs: int, *run: Any) -> None:
     if failures:
         raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
 
-# %% ../nbs/25_lab.ipynb #a7d5b54a
+# %% ../nbs/25_lab.ipynb #30029ed1
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -1075,6 +1144,7 @@ def run_lab(
     max_pixels: int = core.MAX_PIXELS,  # of an image; larger ones are not decoded
     table: Table = None,  # of `load_xrays`
     columns: Columns = None,  # of `load_xrays`
+    aspects: str | Path | None = None,  # CSV table of `name` and `log_aspect`, of width by height: see `shortcuts`
     external_table: Table = None,  # of `load_labelled`
     external_columns: Columns = None,  # of `load_labelled`
     phantom_count: int = 600,  # how many phantoms are drawn without data
@@ -1084,8 +1154,9 @@ def run_lab(
     _check_device(settings.original.device)
     _refuse_foreign(out)
     xrays, elsewhere = _load_both(
-        data, external, settings, phantom_count, table=table, columns=columns, external_table=external_table,
-        external_columns=external_columns, skip_unreadable=skip_unreadable, max_pixels=max_pixels,
+        data, external, settings, phantom_count, table=table, columns=columns, aspects=aspects,
+        external_table=external_table, external_columns=external_columns, skip_unreadable=skip_unreadable,
+        max_pixels=max_pixels,
     )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         PartialState(cpu=settings.original.device == "cpu")
@@ -1100,7 +1171,7 @@ def run_lab(
                 _make(jobs, xrays, settings, out, elsewhere)
     return load_run(out)
 
-# %% ../nbs/25_lab.ipynb #b40262ca
+# %% ../nbs/25_lab.ipynb #7a812e01
 def run_seed(
     data: str | Path | None,  # as `run_lab`
     out: str | Path,  # run folder, the same for all seeds
@@ -1109,14 +1180,14 @@ def run_seed(
     *,
     external: str | Path | None = None,  # as `run_lab`
     phantom_count: int = 600,
-    **reading: Any,  # skip_unreadable, max_pixels, table, columns, external_table, external_columns: as `run_lab`
+    **reading: Any,  # skip_unreadable, max_pixels, aspects, table, columns, external_…: as `run_lab`
 ) -> Path:  # the folder of the chain
     "One chain of a run, for itself; `run_lab` with the same settings concludes the run when all are there"
     if check_count(number, "the seed to make", 0) >= settings.seeds:
         last = settings.seeds - 1
         raise PneumopruneError(f"the seed to make is {number}; the run has the seeds 0 to {last} (--seeds)")
     _check_device(settings.original.device)
-    nothing: dict[str, Any] = dict.fromkeys(("table", "columns", "external_table", "external_columns"))
+    nothing: dict[str, Any] = dict.fromkeys(("table", "columns", "aspects", "external_table", "external_columns"))
     xrays, elsewhere = _load_both(data, external, settings, phantom_count, **(nothing | reading))
     out = Path(out)
     if not _is_finished(_place(out, number), _identity(settings, xrays, elsewhere, number), *_ONCE):
@@ -1124,11 +1195,13 @@ def run_seed(
             _run_chain(Lab(xrays, settings, out, number, elsewhere))
     return _place(out, number)
 
-# %% ../nbs/25_lab.ipynb #8c05ce30
+# %% ../nbs/25_lab.ipynb #134a0919
 def check_run(
     folder: str | Path,  # run folder; nothing is written
 ) -> list[str]:  # one sentence per fault, none where all is well
     "Faults of a run folder: stages without a record, files that differ from it, statistics that do not follow"
+    if unfinished := _unfinished(Path(folder)):
+        return unfinished
     run = load_run(folder)
     seeds = int(core.as_number(run.info["settings"].get("seeds", 1)))
     faults = [fault for number in range(seeds) for fault in _faults(run.folder, number)]
@@ -1139,6 +1212,19 @@ def check_run(
                      for where in _other_numbers(run.summary, again)]
 
 
+def _unfinished(folder: Path) -> list[str]:
+    "How far a run has come that has no summary yet; nothing for any other folder"
+    if (folder / "summary.json").exists() or not (folder / "run.json").exists():
+        return []
+    info = read_json(folder / "run.json")
+    stages = info.get("stages") if isinstance(info, dict) else None
+    if not isinstance(stages, dict) or "evaluate" in stages:
+        return []
+    lacking = [name for name in _leaves(0) if name not in stages]
+    return [f"the run is unfinished: {len(_LEAVES) - len(lacking)} of {len(_LEAVES)} stages are done, and "
+            f"{lacking[0]} is next or under way"]
+
+# %% ../nbs/25_lab.ipynb #a07607f4
 def _faults(out: Path, number: int) -> list[str]:
     "Faults of the files of one chain"
     folder, at = _place(out, number), f"seed-{number}/" if number else ""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_network', 'load_network', 'export_network']
 
-# %% ../nbs/18_networks.ipynb #83de2448
+# %% ../nbs/18_networks.ipynb #934b95ed
 import importlib
 import inspect
 import json
@@ -20,8 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .core import needs
+
+with needs("torch", "pneumoprune.networks"):
+    import torch
+
 import numpy as np
-import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,7 +36,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from .alexnet import _materialise, copy_network
 from .channels import RULES, CompactionError, _name
 from .compaction import CompactionReport
-from .core import atomic_path, complaint, needs, open_onnx
+from .core import atomic_path, complaint, open_onnx
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _free_dropout, _free_trace, _from_graph, _sequences
 from .graph import _where
 

@@ -119,9 +119,8 @@ def plain(
     "A number with as many digits as it needs and without thousands set apart, for the ticks of an axis"
     return f"{value:g}".replace("-", "−").replace(".", "," if _current == "ru" else ".")
 
-# %% ../nbs/08_phrases.ipynb #3ec9686b
+# %% ../nbs/08_phrases.ipynb #c83cc6d5
 _RUSSIAN = {
-    # axes and legends
     "phantoms, no patients": "фантомы, не пациенты", "p": "p",
     "epoch": "эпоха", "loss (nats)": "потери (наты)", "accuracy (%)": "точность (%)",
     "training": "обучение", "validation": "валидация", "validation (in colour)": "валидация (в цвете)",
@@ -142,10 +141,12 @@ _RUSSIAN = {
     "channels": "каналов", "share of input channels masked (%)": "замаскировано входных каналов (%)",
     "MACs (millions)": "умножений-сложений (млн)", "slimming rounds": "раунды сжатия",
     "share of images below (%)": "доля снимков ниже (%)", "threshold": "порог",
-    # verdicts
+}
+
+# %% ../nbs/08_phrases.ipynb #92ef00ab
+_RUSSIAN |= {
     "superior": "лучше", "non-inferior": "не хуже", "inferior": "хуже", "inconclusive": "не доказано",
     "uninformative": "неинформативно",
-    # kinds of patients, splits and shifts
     "normal": "норма", "pneumonia": "пневмония", "bacterial pneumonia": "бактериальная пневмония",
     "viral pneumonia": "вирусная пневмония",
     "train": "обучение", "val": "валидация", "test": "тест", "all": "всего", "split": "часть",
@@ -155,7 +156,10 @@ _RUSSIAN = {
     "shift": "сдвиг", "as they are": "без сдвига", "exposure": "экспозиция", "contrast": "контраст", "gamma": "гамма",
     "blur": "размытие", "noise": "шум", "rotation": "поворот", "scale": "масштаб", "crop": "обрезка",
     "aspect": "соотношение сторон", "mean": "в среднем",
-    # tables
+}
+
+# %% ../nbs/08_phrases.ipynb #9fdfa979
+_RUSSIAN |= {
     "published, original": "в публикации, исходная", "published, optimised": "в публикации, после прунинга",
     "characteristic": "характеристика", "accuracy at inference": "точность на инференсе",
     "inference time (s)": "время инференса (с)", "model size (MB)": "размер модели (МБ)",
@@ -172,6 +176,9 @@ _RUSSIAN = {
     "latency, batch 1 (ms)": "задержка, пакет 1 (мс)",
     "amount in convolutions (twice in linear layers)": "доля в свёртках (в линейных слоях вдвое больше)",
     "accuracy, each seed": "точность, по обучениям", "ROC AUC, each seed": "ROC AUC, по обучениям",
+    "AUC, all pairs": "AUC, все пары", "AUC where texture misleads": "AUC, где обманывает текстура",
+    "AUC where the aspect ratio misleads": "AUC, где обманывают пропорции",
+    "follows texture, validation": "следует текстуре, валидация", "follows texture, test": "следует текстуре, тест",
     "smoke run": "пробный запуск", "no chest X-rays": "не рентгенограммы", "refused (%)": "отклонено (%)",
     "external": "другая больница",
     "model": "модель", "engine": "движок", "threads": "потоков", "median [quartiles] (ms)": "медиана [квартили] (мс)",

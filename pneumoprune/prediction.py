@@ -196,7 +196,7 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/23_prediction.ipynb #1d14decf
+# %% ../nbs/23_prediction.ipynb #3f0d2a7d
 def _row(path: Path, model: OnnxModel, max_pixels: int, force: bool) -> dict:
     "What is told of one image"
     image = read_image(path, model.size, max_pixels=max_pixels)[None]
@@ -219,11 +219,13 @@ def predict_files(
 ) -> list[dict]:  # per image: file, probability, decision (a class or None), threshold; or file and error
     "Probability and decision for each image, in the order of `expand_paths`"
     model = model if isinstance(model, OnnxModel) else OnnxModel(model)
-    rows = []
-    for path in expand_paths(paths):
+    files, rows = expand_paths(paths), []
+    for path in files:
         try:
             rows.append(_row(path, model, max_pixels, force))
         except (PredictionError, MissingExtra) as error:
+            if not skip_unreadable and len(files) > 1 and isinstance(error, PredictionError):
+                raise PredictionError(f"{error}; --skip-unreadable goes on with the other images") from error
             if not skip_unreadable:
                 raise
             rows.append({"file": str(path), "error": str(error)})

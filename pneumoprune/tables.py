@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['headline_table', 'comparison_table', 'literature_table', 'metrics_table', 'shift_table', 'noninferiority_table',
-           'earlier_table', 'seeds_table', 'external_table', 'guard_table', 'sizes_table', 'amounts_table',
-           'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
+           'earlier_table', 'seeds_table', 'external_table', 'shortcuts_table', 'guard_table', 'sizes_table',
+           'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/10_tables.ipynb #6888525e
+# %% ../nbs/10_tables.ipynb #9bfea1c8
 import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -21,7 +21,17 @@ from .benchmark import latency_summary, speedups
 from .evaluation import METRIC_NAMES, shift_aucs
 from .figures import FigureError
 from .phrases import bracketed, interval, number, p_value, say, seed_count, significant, span
-from .run import KINDS, Run, curve_noise, kinds, misclassified, recorded_runs, times_faster, times_smaller
+from pneumoprune.run import (
+    KINDS,
+    Run,
+    curve_noise,
+    kinds,
+    misclassified,
+    recorded_runs,
+    shortcut_effects,
+    times_faster,
+    times_smaller,
+)
 
 # %% ../nbs/10_tables.ipynb #954e9839
 _Columns = dict[str, Callable[[Any], object]]  # header -> what a row prints there
@@ -240,6 +250,37 @@ def external_table(
         raise FigureError("this run was not tested on images of another hospital; run the lab with --external")
     columns: _Columns = {METRIC_NAMES[key]: lambda m, key=key: interval(m["external"][key]) for key in _ELSEWHERE}
     return _transposed(run, columns, "metric")
+
+# %% ../nbs/10_tables.ipynb #3078464d
+_SHORTCUTS = {  # header -> column of `shortcut_effects`, of which shortcut
+    "AUC, all pairs": ("all_pairs", "texture"),
+    "AUC where texture misleads": ("misled", "texture"),
+    "AUC where the aspect ratio misleads": ("misled", "aspect"),
+    "follows texture, validation": ("follows_val", "texture"),
+    "follows texture, test": ("follows_test", "texture"),
+}
+
+
+def _ranged(effects: pd.DataFrame, name: str, column: str) -> str:
+    "The mean of a network's seeds with their range; the value alone of one seed, a dash where it is not known"
+    values = effects.loc[effects["model"] == name, column].dropna()
+    if values.empty:
+        return number(None)
+    return number(values.mean()) + (f" ({span(values)})" if len(values) > 1 else "")
+
+# %% ../nbs/10_tables.ipynb #8997e77e
+def shortcuts_table(
+    run: Run,  # `FigureError` if it does not know what texture says
+) -> pd.DataFrame:  # one row for each network
+    "How far each network rests on texture and aspect ratio: mean over seeds and their range"
+    effects = {shortcut: shortcut_effects(run, shortcut) for shortcut in ("texture", "aspect")}
+    if effects["texture"].empty:
+        raise FigureError("this run does not know what texture alone says of its images; run the lab again")
+    columns: _Columns = {"model": str}
+    for header, (column, shortcut) in _SHORTCUTS.items():
+        if not effects[shortcut].empty:
+            columns[header] = lambda name, of=effects[shortcut], column=column: _ranged(of, name, column)
+    return _table(run.models, columns)
 
 # %% ../nbs/10_tables.ipynb #03f72e1f
 _REFUSED = {"val": "val", "test": "test", "external": "external", "other": "no chest X-rays"}

@@ -157,7 +157,30 @@ def architectures(path: Path = ROOT / "bench/architectures.csv") -> str:
     return "\n".join(lines) + "\n"
 
 
-WRITERS = {"results": results, "rivals": rivals, "architectures": architectures}
+def benchmarks(path: Path = ROOT / "bench/results.json") -> str:
+    "What `make bench` found, beside its goals, as Markdown; and for each goal that is missed, where the time goes"
+    if not path.exists():
+        return "Not measured yet: `make bench`, then `make readme`.\n"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [row for part in found["parts"].values() for row in part["rows"]]
+    lines = ["| what | measured (quartiles) | goal | |", "|---|---:|---:|---|"]
+    for row in rows:
+        if "goal" in row or row["unit"] == "times":
+            spread = f" ({row['q1']:g}–{row['q3']:g})" if row["turns"] > 1 else ""
+            cells = [row["what"], f"{row['median']:g}{spread} {row['unit']}", row.get("goal", "")]
+            verdict = {True: "reached", False: "missed", None: ""}[row.get("reached")]
+            lines.append("| " + " | ".join([*cells, verdict]) + " |")
+    reasons = [f"- Missed: {row['what']}. Why: {row['why']}." for row in rows if not row.get("reached", True)]
+    machine, parts = found["machine"], found["parts"].values()
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    minutes = sum(part["seconds"] for part in parts) / 60
+    data = " and ".join(sorted({part["data"] for part in parts}))
+    lines.append(f"\nMeasured by `make bench` in {minutes:.0f} minutes, with {machine['threads']} threads where no "
+                 f"number is told, on an {machine['cpu']}, {versions}; images: {data}.")
+    return "\n".join([*lines, *([""] if reasons else []), *reasons]) + "\n"
+
+
+WRITERS = {"results": results, "speed": benchmarks, "rivals": rivals, "architectures": architectures}
 
 
 def with_results(text: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+
+import warm
 
 LOADED = (
     "pneumoprune.cli",
@@ -44,21 +47,28 @@ class Attempts:
     def __init__(self, cache: Path):  # folder of decoded images
         # of the user's machine nothing but the paths: no threads to fork, no cache of images, no width of a terminal
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PNEUMOPRUNE_CACHE": str(cache), "TQDM_DISABLE": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        ours, theirs = socket.socketpair()
+        if warm.loaded and not (pid := os.fork()):  # what this process has loaded need not be loaded again
+            ours.close()
+            os.environ.update(environment)
+            _serve_on(theirs.fileno())
+        if not warm.loaded:
+            pid = subprocess.Popen([sys.executable, __file__], stdin=theirs, stdout=theirs, env=environment).pid
+        theirs.close()
+        self._pid, self._line = pid, ours.makefile("rw")
+        ours.close()
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+        self._line.close()
+        os.waitpid(self._pid, 0)
 
     def _ask(self, **request) -> dict:
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self._line.write(json.dumps(request) + "\n")
+        self._line.flush()
         return self._answer()
 
     def _answer(self) -> dict:
-        return json.loads(self._process.stdout.readline())
+        return json.loads(self._line.readline())
 
     def __call__(
         self,
@@ -68,6 +78,7 @@ class Attempts:
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
         kill_after: float | None = None,  # seconds of the processor to SIGKILL: a busy machine changes nothing
         interrupt_at: Path | None = None,  # a file: Ctrl-C as soon as it is there
+        kill_at: Path | None = None,  # a file: SIGKILL as soon as it is there
         modules: Path | None = None,  # a folder to import from
         limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
         file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
@@ -87,8 +98,9 @@ class Attempts:
             pid = self._ask(**request)["pid"]
             if kill_after is not None:
                 threading.Thread(target=_kill, args=(pid, kill_after), daemon=True).start()
-            if interrupt_at:
-                threading.Thread(target=_interrupt, args=(pid, interrupt_at), daemon=True).start()
+            for file, number in ((interrupt_at, signal.SIGINT), (kill_at, signal.SIGKILL)):
+                if file:
+                    threading.Thread(target=_send_at, args=(pid, number, file), daemon=True).start()
             ended = self._answer()
             texts = (
                 Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err")
@@ -107,13 +119,13 @@ def _kill(pid: int, seconds: float) -> None:
         pass
 
 
-def _interrupt(pid: int, file: Path) -> None:
-    "Ctrl-C for a process that has written a file"
+def _send_at(pid: int, number: int, file: Path) -> None:
+    "A signal for a process that has written a file"
     give_up = time.monotonic() + 300
     while not file.exists() and time.monotonic() < give_up:
         time.sleep(0.02)
     try:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, number)
     except ProcessLookupError:  # it has ended
         pass
 
@@ -173,8 +185,6 @@ def _run(request: dict) -> int:
 
 def _serve() -> None:
     "The forking process itself"
-    import warm
-
     warm.load()
     for name in LOADED:
         import_module(name)
@@ -197,6 +207,17 @@ def _serve() -> None:
             file=replies,
             flush=True,
         )
+
+
+def _serve_on(line: int) -> None:
+    "The forking process is a copy of this one, at the end of this line"
+    try:
+        for number in (0, 1):
+            os.dup2(line, number)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        _serve()
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":

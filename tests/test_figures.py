@@ -29,6 +29,7 @@ PLOTS = (
 TABLES = (
     "comparison_table", "literature_table", "headline_table", "metrics_table", "shift_table", "sizes_table",
     "latency_table", "noninferiority_table", "earlier_table", "failures_by_kind", "data_table", "reproduce_table",
+    "shortcuts_table",
 )  # fmt: skip
 
 
@@ -42,6 +43,11 @@ def style():
 @pytest.fixture(scope="module")
 def run():
     return simulated_run(5, progression=[(0.4, 0.5), (0.6, 1.0)])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return reference_run()
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,18 @@ def shortened(run, epochs):
 def drawn(name, run, lang="en") -> Figure:
     with use_language(lang):
         return getattr(fg, name)(run)
+
+
+@pytest.fixture(scope="module")
+def once():
+    "As `drawn`, but a figure is drawn only once for the tests that merely look at it"
+    figures = {}
+
+    def look(name, run, lang="en"):
+        key = (name, id(run), lang)
+        return figures.get(key) or figures.setdefault(key, drawn(name, run, lang))
+
+    return look
 
 
 def printed(name, run, lang="en", *args):
@@ -89,10 +107,10 @@ def words(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_a_figure_fits_a_page_says_what_it_is_made_of_and_stays_out_of_pyplot(name, run, three):
+def test_a_figure_fits_a_page_says_what_it_is_made_of_and_stays_out_of_pyplot(name, run, three, once):
     before = plt.get_fignums()
     for lang, warning in (("en", "phantoms, no patients"), ("ru", "фантомы, не пациенты")):
-        figure = drawn(name, run, lang)
+        figure = once(name, run, lang)
         assert figure.get_figwidth() <= 6.5, "wider than the text of an A4 page"
         assert figure.get_suptitle() == warning
     assert drawn(name, three).get_suptitle() == "", "real X-rays are no phantoms"
@@ -100,9 +118,9 @@ def test_a_figure_fits_a_page_says_what_it_is_made_of_and_stays_out_of_pyplot(na
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_no_text_lies_on_another_or_leaves_the_page(name, run):
-    for given, lang in itertools.product((run, reference_run()), LANGUAGES):
-        figure = drawn(name, given, lang)
+def test_no_text_lies_on_another_or_leaves_the_page(name, run, reference, once):
+    for given, lang in itertools.product((run, reference), LANGUAGES):
+        figure = once(name, given, lang)
         boxes = [(text.get_text(), text.get_window_extent().extents.tolist()) for text in seen(figure)]
         for (one, (a0, b0, a1, b1)), (other, (c0, d0, c1, d1)) in itertools.combinations(boxes, 2):
             wide, high = min(a1, c1) - max(a0, c0), min(b1, d1) - max(b0, d0)
@@ -113,8 +131,8 @@ def test_no_text_lies_on_another_or_leaves_the_page(name, run):
 
 
 @pytest.mark.parametrize("name", [plot for plot in PLOTS if plot != "flow"])
-def test_every_axis_has_a_label(name, run):
-    figure = drawn(name, run)
+def test_every_axis_has_a_label(name, run, once):
+    figure = once(name, run)
     panels = [ax for ax in figure.axes if ax.get_visible()]
     assert any(ax.get_xlabel() for ax in panels if ax.get_subplotspec().is_last_row())
     for ax in (ax for ax in panels if ax.get_subplotspec().is_first_col()):

@@ -2,13 +2,11 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 import pickle
-import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +20,10 @@ from pneumoprune.core import PneumopruneError
 from pneumoprune.synthetic import phantoms
 from pneumoprune.training import TrainSettings, fit
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    "As the processes have"
+    "As the processes of `attempt` have"
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +32,7 @@ def one_thread():
 
 def train(folder, epochs, **options):
     "A small training"
-    settings = TrainSettings(epochs=epochs, batch_size=32, lr=1e-3, device="cpu", precision="fp32", state_every=0)
+    settings = TrainSettings(epochs=int(epochs), batch_size=32, lr=1e-3, device="cpu", precision="fp32", state_every=0)
     model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, dropout=0.0, seed=0)
     return fit(model, phantoms(120, size=64, seed=0), settings, folder=folder, **options)
 
@@ -47,18 +43,28 @@ def history_of(folder):
     return pd.DataFrame(rows).drop(columns="seconds")
 
 
-def test_two_processes_take_the_same_steps(tmp_path):
+def rank(number, port, folder):
+    "One of two processes"
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # as torchrun sets them
+    os.environ |= group | {"RANK": number, "LOCAL_RANK": number}
+    train(folder, 2)
+
+
+def both(port, folder):
+    processes = [multiprocessing.get_context("fork").Process(target=rank, args=(n, port, folder)) for n in "01"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))
+
+
+def test_two_processes_take_the_same_steps(attempt, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, __file__, tmp_path / "two", "2"]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as torchrun sets them
-    both = [
-        subprocess.Popen(command, env=ENVIRONMENT | group | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
-        for rank in "01"
-    ]
-    told = [process.communicate()[1].decode()[-2000:] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    ended = attempt([port, tmp_path / "two"], tmp_path, call="test_training:both")
+    assert ended.code == 0, ended.err
     train(tmp_path / "one", 2)
     one, two = history_of(tmp_path / "one"), history_of(tmp_path / "two")
     assert two["epoch"].tolist() == [1, 2]
@@ -88,14 +94,9 @@ def test_no_pickle_is_written_or_read(tmp_path):
     assert not (tmp_path / "mark").exists()
 
 
-def test_killed_and_resumed_gives_the_same_numbers(tmp_path):
-    command = [sys.executable, __file__, tmp_path / "killed", "6"]
-    victim = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    state = tmp_path / "killed/state-1.safetensors"
-    while not state.exists() and victim.poll() is None:
-        time.sleep(0.02)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+def test_killed_and_resumed_gives_the_same_numbers(attempt, tmp_path):
+    killed, state = tmp_path / "killed", tmp_path / "killed/state-1.safetensors"
+    assert attempt([killed, 6], tmp_path, call="test_training:train", kill_at=state).code == -9
     assert not (tmp_path / "killed/last.safetensors").exists(), "the victim finished before it was killed"
     train(tmp_path / "killed", 6)
     train(tmp_path / "whole", 6)
@@ -128,7 +129,3 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
         train(tmp_path / "finished", 2)
     with pytest.raises(PneumopruneError, match="holds a training already"):
         train(tmp_path / "finished", 1, resume=False)
-
-
-if __name__ == "__main__":  # what the tests start as processes
-    train(sys.argv[1], int(sys.argv[2]))

@@ -1,18 +1,29 @@
 """
-What every test process needs, loaded once: `python tests/warm.py [NOTEBOOK]` is `nbdev-test` with processes that
-inherit it. Imports would cost each of them four seconds, and each export to ONNX more than one.
+Everything that must hold, on two processors: `python tests/warm.py`, or only the notebooks and test files it is given.
+What every one of them needs is loaded once, and each runs in a process forked from there: imports would cost each
+of them four seconds, and each export to ONNX more than one.
 """
 
-import multiprocessing
+import gc
 import os
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PROCESSES = 2
+# the longest; what is short then fills both processors evenly
+FIRST = """
+test_compaction.py 25_lab.ipynb test_results.py test_compaction_properties.py test_report.py test_networks.py
+test_reliability.py 13_pruning.ipynb test_cli.py test_quantization.py test_training.py test_bad_inputs.py
+17_compaction.ipynb test_data.py 09_figures.ipynb 20_slimming.ipynb 21_quantization.ipynb 12_training.ipynb
+test_figures.py test_breadth.py test_evaluation.py
+""".split()
 
 
 def keep_onnx_operations() -> None:
@@ -25,44 +36,116 @@ def keep_onnx_operations() -> None:
         pass
 
 
+loaded = False
+
+
 def load() -> None:
-    "The modules that most chapters import, and all that a first export loads"
+    "The modules that most chapters and tests import, and all that a first export loads"
+    global loaded
+    if loaded:
+        return
     import torch
 
+    import pneumoprune.lab  # noqa: F401
     import pneumoprune.report  # noqa: F401
 
     keep_onnx_operations()
     torch.onnx.export(torch.nn.Linear(1, 1).eval(), (torch.zeros(1, 1),), BytesIO(), dynamo=True, verbose=False)
+    loaded = True
 
 
-def _run(notebook: Path) -> None:
-    "One notebook, in a process of its own: what it registers and redefines goes with it"
+def _program(name: str, *arguments: str) -> int:
+    "A program beside Python's own takes this process over"
+    path = Path(sys.executable).with_name(name)
+    os.chdir(ROOT)
+    os.execv(path, [str(path), *arguments])
+
+
+def _notebook(path: Path) -> int:
+    "As `nbdev-test` does"
     from nbdev.test import test_nb
 
-    os.chdir(notebook.parent)
-    passed, _ = test_nb(notebook, skip_flags=["notest"], basepath=ROOT)
-    sys.stderr.flush()
-    os._exit(0 if passed else 1)  # without waiting for the threads of its shell
+    os.chdir(path.parent)
+    passed, _ = test_nb(path, skip_flags=["notest"], basepath=ROOT)
+    return 0 if passed else 1
 
 
-def _timed(notebook: Path) -> tuple[float, Path, bool]:
-    start, process = time.perf_counter(), multiprocessing.get_context("fork").Process(target=_run, args=(notebook,))
-    process.start()
-    process.join()
-    return time.perf_counter() - start, notebook, process.exitcode == 0
+def _tests(path: Path, place: Path) -> int:
+    "As `pytest` does, with a folder of its own for temporary files"
+    import pytest
+
+    os.chdir(ROOT)
+    return pytest.main([str(path), "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)])
 
 
-def main(notebooks: list[Path]) -> None:
-    "As `nbdev-test --n-workers 2 --timing`, the largest notebooks first"
-    load()
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(_timed, sorted(notebooks, key=lambda path: -path.stat().st_size)))
-    for seconds, notebook, _ in sorted(done, reverse=True):
-        print(f"{notebook.name}: {seconds:.0f} s")
-    if failed := [str(notebook) for _, notebook, passed in done if not passed]:
+def _jobs(names: list[str], place: Path) -> dict[str, Callable[[], int]]:
+    "What to run, the longest first"
+    paths = [Path(name).resolve() for name in names]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        sys.exit(f"no such file: {', '.join(missing)}")
+    jobs = {}
+    if not paths:
+        paths = [path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+        paths += (ROOT / "tests").glob("test_*.py")
+        jobs["ruff"] = lambda: _program("ruff", "check", ".")
+        jobs["basedpyright"] = lambda: _program("basedpyright", "--pythonpath", sys.executable)
+    for path in sorted(paths):
+        run = _notebook if path.suffix == ".ipynb" else lambda path: _tests(path, place)
+        jobs[str(path.relative_to(ROOT))] = lambda path=path, run=run: run(path)
+    place_of = {name: number for number, name in enumerate(FIRST)}
+    order = sorted(jobs, key=lambda name: place_of.get(name.rpartition("/")[2], len(FIRST)))
+    return {name: jobs[name] for name in order}
+
+
+def _start(run: Callable[[], int], output: Path) -> int:
+    "The number of a process that runs a job and writes what it says into a file"
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        for stream in (1, 2):
+            os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        code = run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # without waiting for the threads of a notebook's shell
+
+
+def main(names: list[str]) -> None:
+    "Two jobs at a time; what one says is shown if it fails"
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # threads can't be forked
+    began, failed, running = time.monotonic(), [], {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        waiting = _jobs(names, Path(folder))
+
+        def start(name: str) -> None:
+            output = Path(folder, f"{len(waiting)}.txt")
+            running[_start(waiting.pop(name), output)] = name, output, time.monotonic()
+
+        if "basedpyright" in waiting:  # it needs nothing of what is loaded, and a processor would be idle
+            start("basedpyright")
+        load()
+        gc.freeze()
+        while waiting or running:
+            while waiting and len(running) < PROCESSES:
+                start(next(iter(waiting)))
+            pid, status, used = os.wait4(-1, 0)
+            name, output, since = running.pop(pid)
+            told = output.read_text(encoding="utf-8", errors="replace")
+            if status:
+                failed.append(name)
+                print(told)
+            last = told.strip().rpartition("\n")[2] if name.endswith(".py") else ""
+            took = f"{time.monotonic() - since:4.0f} s, {used.ru_utime + used.ru_stime:4.0f} of a processor"
+            print(f"{took}  {name}  {'FAILED' if status else ''} {last}".rstrip(), flush=True)
+    print(f"{time.monotonic() - began:.0f} s in all")
+    if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    everything = [path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
-    main([Path(name).resolve() for name in sys.argv[1:]] or everything)
+    main(sys.argv[1:])

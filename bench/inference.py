@@ -1,0 +1,174 @@
+"""One network in every engine there is: milliseconds of a call, and how far that is from what the machine can do
+
+    python bench/inference.py
+
+`slim-int8` is the file that the package ships, guard included. `original` is AlexNet of the same input, with random
+weights: its time does not depend on them. All take bytes and give a probability, standardisation included. OpenVINO
+takes part if it is installed. A limit is the network's multiply-accumulates over the machine's own peak: the largest
+rate among products of matrices and a convolution, in the same engine, on one thread.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper, parser
+
+from bench import Row, row, run
+from pneumoprune.alexnet import alexnet
+from pneumoprune.benchmark import Predictor, in_turns, latency, onnx_predictor, torch_predictor
+from pneumoprune.core import open_onnx
+from pneumoprune.quantization import export_onnx
+from pneumoprune.synthetic import phantoms
+
+SHIPPED = Path(__file__).parent.parent / "pneumoprune/models/slim-int8.onnx"
+GOALS = {("pytorch", 1): 200, ("onnxruntime", 1): 160, ("pytorch", 32): 90}  # times as fast as `original` there
+HEADER = '<ir_version: 10, opset_import: ["" : 21]>'
+
+
+def openvino_predictor(name: str, path: Path) -> Predictor:
+    "An ONNX file, run by OpenVINO"
+    def make(threads: int) -> Callable[[np.ndarray], object]:
+        import openvino
+
+        core = openvino.Core()
+        model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": threads,
+                                                                  "PERFORMANCE_HINT": "LATENCY"})
+        return lambda images: model({0: images})[0]
+
+    return Predictor(name, "openvino", make)
+
+
+def has_openvino() -> bool:
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def contenders(folder: Path) -> list[Predictor]:
+    "`original` in every engine, and the shipped network"
+    model = alexnet(seed=0).eval()
+    export_onnx(model, folder / "original.onnx", size=224)
+    compiled: Any = torch.compile(model, dynamic=False)
+    found = [
+        torch_predictor("original", model), torch_predictor("original", compiled, engine="torch.compile"),
+        onnx_predictor("original", folder / "original.onnx"), onnx_predictor("slim-int8", SHIPPED),
+    ]  # fmt: skip
+    if has_openvino():
+        found += [openvino_predictor("original", folder / "original.onnx"), openvino_predictor("slim-int8", SHIPPED)]
+    return found
+
+
+# --- the machine's peak
+
+
+def graph(text: str, **constants: np.ndarray) -> bytes:
+    "A graph as a file's content"
+    model = parser.parse_model(f"{HEADER}\n{text}")
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items())
+    return model.SerializeToString()
+
+
+def peaks(folder: Path) -> dict[str, float]:
+    "Largest multiply-accumulates per second on one thread, in float32 and in INT8, of products and a convolution"
+    rng, n = np.random.default_rng(0), 1024
+    wide = "agraph (float[1024, 1024] x) => (float[1024, 1024] y) { y = MatMul (x, w) }"
+    bytes_wide = "agraph (uint8[1024, 1024] x) => (int32[1024, 1024] y) { y = MatMulInteger (x, w) }"
+    conv = "agraph (float[1, 128, 56, 56] x) => (float[1, 128, 56, 56] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    floats = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    signed = lambda *shape: rng.integers(-64, 64, shape, dtype=np.int8)
+    unsigned = lambda *shape: rng.integers(0, 256, shape, dtype=np.uint8)
+    cases = {
+        ("float32", n**3): (wide, floats(n, n), floats(n, n)),
+        ("int8", n**3): (bytes_wide, signed(n, n), unsigned(n, n)),
+        ("float32", 128 * 128 * 9 * 56 * 56): (conv, floats(128, 128, 3, 3), floats(1, 128, 56, 56)),
+    }
+    best: dict[str, float] = {}
+    for (kind, macs), (text, weight, x) in cases.items():
+        path = folder / "peak.onnx"
+        path.write_bytes(graph(text, w=weight))
+        session = open_onnx(path, threads=1)
+        seconds = in_turns({"": lambda s=session, x=x: s.run(None, {"x": x})}, repeats=9)[""].min() / 1000
+        best[kind] = max(best.get(kind, 0), macs / seconds)
+    return best
+
+
+def macs_of(path: Path) -> dict[str, float]:
+    "Multiply-accumulates of a file for one image: those in float, and those in integers"
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
+              for v in [*model.graph.value_info, *model.graph.output]}
+    weights, made = {c.name: list(c.dims) for c in model.graph.initializer}, {}
+    found = {"float32": 0.0, "int8": 0.0}
+    for node in model.graph.node:
+        made[node.output[0]] = node
+        if node.op_type in ("Conv", "Gemm"):
+            name = node.input[1]
+            while name not in weights:  # a weight is cast, scaled or dequantised first
+                name = made[name].input[0]
+            before = made.get(node.input[0])
+            kind = "int8" if before is not None and before.op_type == "DequantizeLinear" else "float32"
+            found[kind] += float(np.prod(weights[name]) * np.prod(shapes[node.output[0]][2:]))
+    return found
+
+
+# --- what is told
+
+
+def distance(times, peak: dict[str, float]) -> Row:
+    "How far the shipped network is from its limit"
+    macs = macs_of(SHIPPED)
+    limit = 1000 * sum(macs[kind] / peak[kind] for kind in macs)
+    one = times.query("model == 'slim-int8' and engine == 'onnxruntime' and batch == 1 and threads == 1")
+    parts = " and ".join(f"{count / 1e6:.1f} M in {kind}" for kind, count in macs.items())
+    rates = ", ".join(f"{rate / 1e9:.0f} G/s in {kind}" for kind, rate in peak.items())
+    return row("slim-int8, one image: times its limit", one["milliseconds"] / limit, "times",
+               why=f"{parts} multiply-accumulates at this machine's {rates}: {limit:.3f} ms")
+
+
+def measure(data: Path | None) -> Iterator[Row]:
+    images = phantoms(40, size=224, seed=0).images
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        times = latency(contenders(folder), images, threads=(1,), repeats=15, seconds=120)
+        peak = peaks(folder)
+    for (model, engine, batch), some in times.groupby(["model", "engine", "batch"], sort=False):
+        most = 0.15 if (model, engine, batch) == ("slim-int8", "onnxruntime", 1) else None
+        yield row(f"{model} in {engine}, {batch} image{'s' * (batch > 1)}, one thread", some["milliseconds"], "ms",
+                  most=most, why=profile() if most else "")
+    ours = times[(times["model"] == "slim-int8") & (times["engine"] == "onnxruntime")]
+    for (engine, batch), some in times[times["model"] == "original"].groupby(["engine", "batch"], sort=False):
+        ratio = some["milliseconds"].to_numpy() / ours[ours["batch"] == batch]["milliseconds"].to_numpy()
+        yield row(f"slim-int8, {batch} image{'s' * (batch > 1)}: against `original` in {engine}", ratio, "times",
+                  least=GOALS.get((engine, batch)), why="see where a call's time goes, above")
+    yield distance(times, peak)
+
+
+def profile() -> str:
+    "Where the time of one call goes, from ONNX Runtime's own profile"
+    import json
+
+    with tempfile.TemporaryDirectory() as name:
+        session = open_onnx(SHIPPED, threads=1, profile=Path(name, "profile"))
+        image = np.zeros((1, 1, 224, 224), np.uint8)
+        for _ in range(200):
+            session.run(None, {session.get_inputs()[0].name: image})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            part = "guard" if name.startswith("guard") or "guard_" in name else event["args"]["op_name"]
+            spent.setdefault(part, []).append(event["dur"] / 200)
+    sums = sorted(((sum(each), part) for part, each in spent.items()), reverse=True)
+    return "µs a call: " + ", ".join(f"{part} {total:.0f}" for total, part in sums[:8])
+
+
+if __name__ == "__main__":
+    run(measure)
