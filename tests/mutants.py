@@ -34,7 +34,7 @@ CHAPTERS = {
     "cut": "16_cut", "compaction": "17_compaction", "slimming": "20_slimming",
 }  # fmt: skip
 FILES = ["evaluation", "mutants", "compaction", "tracing", "assessment", "oracles"]
-SECONDS = 40  # on the processor, that the tests of one mutant may take together; the quickest come first
+SECONDS = 12  # on the processor, that the tests of one mutant may take together; the quickest come first
 FORK = multiprocessing.get_context("fork")
 
 

@@ -22,18 +22,17 @@ RECORD = Path(__file__).with_name("survives.json")
 
 def hard(*reports: str) -> dict:
     "Per test function: how many ran, how many failed, and the sum or the largest of what they recorded"
+    cases = {case.get("name", ""): case for report in reports for case in ElementTree.parse(report).iter("testcase")}  # noqa: S314
     found: dict = defaultdict(lambda: {"tests": 0, "failed": 0})
-    for case in (case for report in reports for case in ElementTree.parse(report).iter("testcase")):  # noqa: S314
-        name = case.get("name", "").partition("[")[0]
-        if case.find("skipped") is not None:
-            continue
-        one = found[name]
-        one["tests"] += 1
-        one["failed"] += any(case.find(kind) is not None for kind in ("failure", "error"))
-        for told in case.iter("property"):
-            key, value = told.get("name", ""), float(told.get("value", 0))
-            add = max if key in ("seconds", "mb", "operations") else lambda a, b: a + b
-            one[key] = round(add(one.get(key, 0), value), 1)
+    for name, case in cases.items():
+        if case.find("skipped") is None:
+            one = found[name.partition("[")[0].removeprefix("test_")]
+            one["tests"] += 1
+            one["failed"] += any(case.find(kind) is not None for kind in ("failure", "error"))
+            for told in case.iter("property"):
+                key, value = told.get("name", ""), float(told.get("value", 0))
+                largest = key in ("seconds", "mb", "operations")
+                one[key] = round(max(one.get(key, 0), value) if largest else one.get(key, 0) + value, 1)
     return dict(found)
 
 
