@@ -10,6 +10,8 @@
 #   make audit                   known holes in the packages that are installed
 #   make bench                   how fast everything is, and against what, in a quarter of an hour (PART=one of its parts)
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
+#   make page                    the page of the shipped network (or SOURCE=run or file), for the browser; needs node
+#   make test-page               the page under Node and in Chromium, compared with predict
 #   make notebooks               the chapters in JupyterLab
 PYTHON ?= python3.11
 BIN    := .venv/bin
@@ -17,12 +19,15 @@ DATA   ?=
 OUT    ?= results/$(if $(DATA),run,phantoms)
 ARGS   ?=
 RUN    ?= results/reference
+SOURCE ?=
+PAGE   ?= _page
 PART   ?=
 SECONDS ?= 60
 MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test test-hard fuzz coverage mutants survives audit bench report notebooks chapters readme constraints clean
+.PHONY: lab test test-hard fuzz coverage mutants survives audit bench report page test-page notebooks chapters readme \
+	constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -50,7 +55,7 @@ coverage: .venv/installed
 	$(BIN)/python -m pip install --quiet coverage==7.17.5
 	rm -f .coverage*
 	$(BIN)/coverage run tests/chapters.py
-	$(BIN)/coverage run -m pytest -n 0
+	$(BIN)/coverage run tests/warm.py
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 	$(BIN)/python tests/survives.py coverage $$($(BIN)/coverage report --format=total --precision=1)
@@ -77,8 +82,21 @@ bench: .venv/installed
 	$(BIN)/python bench/bench.py $(PART) $(if $(DATA),--data "$(DATA)")
 
 report: .venv/installed
-	$(BIN)/pneumoprune report "$(RUN)" -o _report/en/pneumoprune-report.pdf --lang en --html
-	$(BIN)/pneumoprune report "$(RUN)" -o _report/ru/pneumoprune-otchet.pdf --lang ru --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/pneumoprune-report.pdf --lang en --html
+	$(BIN)/pneumoprune report "$(RUN)" -o _report/pneumoprune-report-ru.pdf --lang ru --html
+
+# of ONNX Runtime Web, the two files that the page needs are copied out of what npm brings
+page: .venv/installed page/node_modules/.package-lock.json
+	$(BIN)/pneumoprune page $(if $(SOURCE),"$(SOURCE)") -o "$(PAGE)" --runtime page/node_modules/onnxruntime-web
+
+test-page: export OMP_NUM_THREADS = 1
+test-page: .venv/installed page/node_modules/.package-lock.json
+	$(BIN)/python -m pip install --quiet playwright==1.65.2 # without its browsers: Chromium is the system's
+	$(BIN)/pytest -n 0 -m hard tests/test_page.py tests/test_browser.py
+
+page/node_modules/.package-lock.json: page/package.json page/package-lock.json
+	cd page && npm ci
+	touch $@
 
 notebooks: .venv/installed
 	$(BIN)/jupyter lab nbs
@@ -107,4 +125,4 @@ constraints: .venv/installed
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(nvidia|cuda|triton|pneumoprune)' > constraints.txt
 
 clean:
-	rm -rf .venv _report build dist *.egg-info
+	rm -rf .venv _report _page page/node_modules build dist *.egg-info

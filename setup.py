@@ -75,7 +75,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=[NAME],
-    package_data={NAME: ["models/*", "py.typed"]},
+    package_data={NAME: ["models/*", "py.typed", "web/*", "web/ort/*"]},
     python_requires=f">={config['min_python']}",
     install_requires=requirements(config["requirements"]),
     extras_require={

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from common import Row, row, run
 from torch import nn
 from torch.nn.utils import prune
 
-from bench import Row, row, run
 from pneumoprune.compaction import compact
 from pneumoprune.pruning import prunable
 

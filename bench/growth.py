@@ -21,8 +21,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-
-from bench import Row, row, run
+from common import Row, row, run
 
 COUNTS, SIDE, RESAMPLES = (1_000, 10_000, 100_000, 1_000_000), 64, 200
 STAGES = ("load", "load again", "predict", "summarise")

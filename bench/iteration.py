@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import Row, images, row, run
 
-from bench import Row, images, row, run
 from pneumoprune import training
 from pneumoprune.alexnet import alexnet, copy_network
 from pneumoprune.compaction import compact, restore
@@ -31,18 +31,21 @@ def per_step(model: torch.nn.Module, xrays: XRays) -> float:
     settings = training.TrainSettings(device="cpu", resample=0.75)
     state = training._Training(model, xrays, settings, training._accelerator(settings), None)
     state.net.train()
-    spent = []
-    for number in range(STEPS):
-        start = time.perf_counter()
-        batch = torch.randperm(len(xrays))[:BATCH]
-        numbers = torch.rand(BATCH, len(training._CHOICES))
-        augmented = training._augmented(state.take(batch), numbers, SIZE, settings)
-        training._step(state, augmented, state.labels[batch], (float(BATCH), BATCH))
-        if number % training._pause(settings) == 0:
-            training._average(state, training._pause(settings))
-        spent.append(time.perf_counter() - start)
+    with training._first_in_blocks(state.model, state.accelerator):
+        spent = [_one_step(state, xrays, settings, number) for number in range(STEPS)]
     training._finish(state, model, None, {}, [])
     return float(np.median(spent[2:]))
+
+
+def _one_step(state, xrays: XRays, settings: training.TrainSettings, number: int) -> float:
+    "Seconds of a step"
+    start = time.perf_counter()
+    batch, numbers = torch.randperm(len(xrays))[:BATCH], torch.rand(BATCH, len(training._CHOICES))
+    augmented = training._augmented(state.take(batch), numbers, SIZE, settings)
+    training._step(state, augmented, state.labels[batch], (float(BATCH), BATCH))
+    if number % training._pause(settings) == 0:
+        training._average(state, training._pause(settings))
+    return time.perf_counter() - start
 
 
 def measure(data: Path | None) -> Iterator[Row]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import Row, images, in_turns, row, run
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from training import write_folder
 
-from bench import Row, images, in_turns, row, run
 from pneumoprune.data import load_xrays
 
 COUNT, ROUNDS = 1500, 3

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from common import Row, row, run
 from PIL import Image
 
-from bench import Row, row, run
 from pneumoprune.benchmark import peak_memory
 from pneumoprune.synthetic import phantoms
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import Row, images, in_turns, row, run
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
-from bench import Row, images, in_turns, row, run
 from pneumoprune import training
 from pneumoprune.alexnet import alexnet
 from pneumoprune.data import CLASSES, XRays
@@ -98,9 +98,10 @@ class Fit:
 
     def __iter__(self) -> Iterator[int]:
         self.state.net.train()
-        for number, (batch, numbers) in enumerate(self.batches(), 1):
-            self.spent.append(self.step(batch, numbers, number % training._pause(self.settings) == 0))
-            yield len(batch)
+        with training._first_in_blocks(self.state.model, self.state.accelerator):
+            for number, (batch, numbers) in enumerate(self.batches(), 1):
+                self.spent.append(self.step(batch, numbers, number % training._pause(self.settings) == 0))
+                yield len(batch)
 
 
 def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:

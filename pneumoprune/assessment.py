@@ -72,10 +72,12 @@ def _cut(values: np.ndarray, limits: Sequence[float]) -> pd.Categorical:
     codes = np.where(np.isnan(values), len(words), np.searchsorted(limits, values, side="right"))
     return pd.Categorical.from_codes(codes, [*words, "unknown"]).remove_unused_categories()
 
-# %% ../nbs/24_assessment.ipynb #975d171e
+# %% ../nbs/24_assessment.ipynb #b21278be
 def group_by(
     xrays: XRays,  # with `columns`, which a table brings
     by: str,  # a column, or one with limits, such as 'age:18,65'
+    *,
+    told_by: str | None = None,  # what the table is called, in the message
 ) -> tuple[str, pd.Categorical]:  # the name of the column, and the group of each image
     "Groups of images by a column of their table; `DataError` where there is no such column"
     name, _, text = by.partition(":")
@@ -83,20 +85,21 @@ def group_by(
     if name not in (have := list(table)):
         what = "only a table brings columns; give it with --table" if xrays.columns is None else (
             f"its columns are {', '.join(have) or 'those of path, label, patient and split alone'}")
-        raise DataError(f"{xrays.source} has no column {name!r} to group by; {what}")
+        raise DataError(f"{told_by or xrays.source} has no column {name!r} to group by; {what}")
     column = table[name]
-    numbers = pd.to_numeric(column, errors="coerce")
-    if text or (pd.api.types.is_numeric_dtype(column) and column.nunique() > _MANY):
+    numbers = pd.to_numeric(column.astype(str).str.replace(r"^(\d+)Y$", r"\1", regex=True), errors="coerce")
+    known = numbers[~nameless(column)]
+    if text or (known.notna().all() and known.nunique() > _MANY):
         if numbers.isna().all():
             raise DataError(f"the column {name!r} holds no numbers to cut at {text}; leave the limits out")
         limits = _limits(text, name) if text else np.unique(np.nanquantile(numbers, (0.25, 0.5, 0.75))).tolist()
         return name, _cut(numbers.to_numpy(float), limits)
     return name, pd.Categorical(np.where(nameless(column), "unknown", column.astype(str)))
 
-# %% ../nbs/24_assessment.ipynb #64b3cb02
+# %% ../nbs/24_assessment.ipynb #a152f6dc
 def _group(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, threshold: float, **draws) -> dict:
     "One group: how many images, positives and patients, and its measures if it holds both classes"
-    both = 0 < labels.mean() < 1
+    both = 0 < labels.sum() < len(labels)
     found = metrics_with_intervals(labels, scores, patients, threshold, **draws) if both else None
     return {"images": len(labels), "positives": int(labels.sum()), "patients": len(set(patients)), "metrics": found}
 
@@ -128,18 +131,19 @@ class Assessment:
         "The column of the probabilities"
         return Path(self.report["model"]["file"]).stem
 
-# %% ../nbs/24_assessment.ipynb #b05626d1
+# %% ../nbs/24_assessment.ipynb #c0270842
 def assess(
     xrays: XRays,  # labelled, of the size that the network takes
     model: OnnxModel,
     *,
     by: Sequence[str] = (),  # columns to group by, as in `group_by`
+    told_by: str | None = None,  # what the table of these columns is called, in messages
     resamples: int = 2000,  # draws of patients for each interval
     seed: int = 0,  # of the draws
 ) -> Assessment:
     "Judge a network at its own threshold, with 95 % intervals by resampling patients"
+    groups = dict(group_by(xrays, one, told_by=told_by) for one in by)
     scores, draws = model.predict(xrays.images), {"resamples": resamples, "seed": seed}
-    groups = dict(group_by(xrays, one) for one in by)
     whole = _group(xrays.labels, scores, xrays.patients, model.threshold, **draws)
     if whole["metrics"] is None:
         kind = CLASSES[xrays.labels[0]]
@@ -154,20 +158,26 @@ def assess(
         "calibration": calibration_curve(xrays.labels, scores).to_dict("records"),
         "groups": {name: _groups_of(xrays, scores, model.threshold, of, **draws) for name, of in groups.items()},
     }
+    table = _predictions(xrays, model, scores)
     if model.guarded:
-        report["beyond_guard"] = float((model.distance(xrays.images) > 1).mean())
-    return Assessment(_predictions(xrays, model, scores), report, groups)
+        inside = table["distance"].to_numpy() <= 1
+        report["beyond_guard"] = float(1 - inside.mean())
+        report["guard"] = {"beyond": int((~inside).sum()), "images": len(inside), "without_them": _group(
+            xrays.labels[inside], scores[inside], xrays.patients[inside], model.threshold, **draws)}
+    return Assessment(table, report, groups)
 
 
 def _predictions(xrays: XRays, model: OnnxModel, scores: np.ndarray) -> pd.DataFrame:
-    "A row for each image, as in a run's predictions.csv; then the decision, and what the table told"
+    "A row for each image, as in a run's predictions.csv; then decision and the guard's distance, and what a table told"
     told = pd.DataFrame() if xrays.columns is None else xrays.columns
     decisions = np.array(model.classes)[(scores >= model.threshold).astype(int)]
     own = pd.DataFrame({"split": xrays.split, "name": xrays.names, "patient": xrays.patients, "label": xrays.labels,
                         model.path.stem: scores, "decision": decisions})
+    if model.guarded:
+        own["distance"] = model.distance(xrays.images)
     return own.join(told[[column for column in told if column not in own]])
 
-# %% ../nbs/24_assessment.ipynb #a05af206
+# %% ../nbs/24_assessment.ipynb #bb881dab
 _TOLD = METRIC_NAMES | {"auc": "AUC"}
 
 
@@ -185,7 +195,15 @@ def _told_groups(name: str, found: dict) -> list[str]:
     within = _interval(found["within_auc"]) if found["within_auc"] else "no group holds both classes"
     return [*lines, f"  pairs of the same {name:<22}  {within}"]
 
-# %% ../nbs/24_assessment.ipynb #0de9d0fd
+def _told_guard(guard: dict | None) -> list[str]:
+    "On how many images the guard would give no decision, and the AUC without them"
+    if not guard or not guard["beyond"]:
+        return []
+    auc = guard["without_them"]["metrics"] and guard["without_them"]["metrics"]["auc"]
+    return [f"guard: no decision on {guard['beyond']} of {guard['images']} images, counted below all the same;",
+            f"       AUC without them {_interval(auc)}"]
+
+# %% ../nbs/24_assessment.ipynb #1e595c06
 def format_assessment(
     assessment: Assessment,
 ) -> str:
@@ -193,12 +211,11 @@ def format_assessment(
     report, data = assessment.report, assessment.report["data"]
     (tn, fp), (fn, tp) = report["confusion"]
     lines = [
-        f"{data['name']}: {data['images']} images of {data['patients']} patients, {data['positives']} with pneumonia; "
+        f"{data['name']}: {data['images']} images of {data['patients']} patients, {data['positives']} with pneumonia",
         f"{report['model']['file']} decides at {report['model']['threshold']:.3f}",
         *(f"note: {note}" for note in data["notes"]),
         *([f"note: images that could not be read: {len(data['unreadable'])}"] if data["unreadable"] else []),
-        *([f"note: {report['beyond_guard']:.1%} are no chest X-rays as far as this network can tell"]
-          if report.get("beyond_guard") else []),
+        *_told_guard(report.get("guard")),
         "", f"{'':24} value  95 % interval by patient",
         *(f"{_TOLD[name]:22}   {_interval(triple)}" for name, triple in report["metrics"].items()),
         "", f"{'confusion matrix':24} {'normal':>9} {'pneumonia':>9}  (predicted)",
@@ -208,7 +225,7 @@ def format_assessment(
         lines += _told_groups(name, found)
     return "\n".join([*lines, "", DISCLAIMER])
 
-# %% ../nbs/24_assessment.ipynb #c5f53a36
+# %% ../nbs/24_assessment.ipynb #dae8a4d2
 def draw_assessment(
     assessment: Assessment,
 ) -> Figure:
@@ -225,7 +242,7 @@ def draw_assessment(
     roc.plot(*roc_curve(labels, scores)[:2], color="black", label=f"all, AUC {report['metrics']['auc'][0]:.3f}")
     roc.plot([0, 1], [0, 1], color="grey", lw=0.6, ls=":")
     roc.set(xlabel="1 − specificity", ylabel="sensitivity", title=assessment.report["data"]["name"], aspect="equal")
-    roc.legend(fontsize=6, loc="lower right")
+    roc.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))
     draw_confusion(counts, np.array(report["confusion"]))
     counts.set(xlabel="predicted", ylabel="label", title=f"decided at {report['model']['threshold']:.3f}")
     draw_reliability(reliability, pd.DataFrame(report["calibration"]), "black")
@@ -248,7 +265,7 @@ def save_assessment(
     with atomic_path(folder / "evaluation.png") as draft:
         draw_assessment(assessment).savefig(draft, dpi=150)
 
-# %% ../nbs/24_assessment.ipynb #2777725b
+# %% ../nbs/24_assessment.ipynb #0ddfca53
 def assess_source(
     source: str | Path,  # what `load_labelled` takes
     model: str | Path | None = None,  # ONNX file or run folder; None: the network shipped with the package
@@ -266,7 +283,8 @@ def assess_source(
     xrays = load_labelled(source, network.size, table=table, columns=columns, split=None,
                           skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     xrays, notes = _chosen(xrays, split)
-    assessment = assess(replace(xrays, notes=(*xrays.notes, *notes)), network, by=by)
+    told_by = str(table) if table is not None else Path(source).name
+    assessment = assess(replace(xrays, notes=(*xrays.notes, *notes)), network, by=by, told_by=told_by)
     if out is not None:
         save_assessment(assessment, out)
     return assessment

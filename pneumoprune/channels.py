@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwise', 'Query', 'Cuttable']
 
-# %% ../nbs/14_channels.ipynb #b2ef1eed
+# %% ../nbs/14_channels.ipynb #9e08c20c
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -671,11 +671,12 @@ class Parameter(Coupled):
     def constants(self, given):
         return self.values
 
-# %% ../nbs/14_channels.ipynb #7291b0df
+# %% ../nbs/14_channels.ipynb #0f799ed3
 def _parameters(
     graph: fx.Graph,
     modules: dict[str, nn.Module],
     owners: dict[fx.Node, str],  # of calls that compute a layer
+    state: Set[str],  # names of the network's parameters and buffers; other tensors belong to its code
 ) -> dict[fx.Node, fx.Node]:
     "The nodes of parameters with a number per channel, and the first node of the same module for each"
     nodes, found = {}, {}
@@ -687,7 +688,8 @@ def _parameters(
     for name, read in nodes.items():
         own = {f"{name}.{key}".lstrip("."): tensor for key, tensor in _own(modules[name]).items() if tensor.dim()}
         shapes = {tuple(size for size in tensor.shape if size > 1) for tensor in own.values()}
-        alone = name not in called and all(holders[id(tensor)] == 1 for tensor in own.values())
+        alone = name not in called and all(node.target in state for node in read)
+        alone = alone and all(holders[id(tensor)] == 1 for tensor in own.values())
         each = sorted(node.target for node in read) == sorted(own)
         if alone and each and len(shapes) == 1 and len(next(iter(shapes))) == 1:
             found |= dict.fromkeys(read, read[0])

@@ -184,7 +184,7 @@ def _choose(path: str | os.PathLike, found: Any, expected: set[str], arch: str) 
         raise CompactionError(f"{path} holds several networks that fit ({', '.join(same)}); save one of them alone")
     return options[0][2:]
 
-# %% ../nbs/19_checkpoints.ipynb #772efd27
+# %% ../nbs/19_checkpoints.ipynb #01385498
 _BOOKKEEPING = {"n_averaged", "total_ops", "total_params"}  # buffers that tools add to a network
 
 
@@ -209,7 +209,8 @@ def _sorted_out(path: str | os.PathLike, table: dict, prefix: str, expected: set
         if key in into:
             raise CompactionError(f"{path} holds two tensors for the {kind} of {key}; save model.state_dict() again")
         if key not in expected and "mask" in key:
-            raise CompactionError(f"{path} holds a mask that fits no weight: {name}; apply it before saving")
+            told = f"a mask that fits no weight: {name}; apply it before saving, or {_ANOTHER}"
+            raise CompactionError(f"{path} holds {told}")
         if key in expected or key.rpartition(".")[2] not in _BOOKKEEPING:
             into[key] = tensor
         needed |= {key} if name.endswith("_orig") else set()

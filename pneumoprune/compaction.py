@@ -513,11 +513,11 @@ def _expected(reference: nn.Module, batches: list[tuple]) -> tuple[list[tuple], 
                 pass
         return batches, *_run(reference, batches, *_DOUBLE)
 
-# %% ../nbs/17_compaction.ipynb #068228a4
+# %% ../nbs/17_compaction.ipynb #06fad29e
 def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bool = True) -> Any:
     "The compacted network with its report; arguments as of `compact`, checked; is noise to be `smaller` than `inputs`?"
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    result = _to_be_cut(model)
+    result: Any = _to_be_cut(model)
     example = _each(_exact, inputs)
     batches, expected_native = _tried(result, like, example, smaller)  # with its masks still in place
     native = [_native(like, batch) for batch in batches]

@@ -83,7 +83,31 @@ def _as_slice(index: np.ndarray | list | slice) -> np.ndarray | slice:
         return slice(int(index[0]), int(index[-1]) + 1)
     return index
 
-# %% ../nbs/03_data.ipynb #8d193e97
+# %% ../nbs/03_data.ipynb #c4c094c2
+_IN_MEMORY = 2**28  # bytes of scattered images that are simply copied
+
+
+def _mapped(images: np.ndarray) -> np.memmap | None:
+    "The mapped file that the images lie in, if they do"
+    array: Any = images
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return array if isinstance(array, np.memmap) else None
+
+
+def _gather(images: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
+    "The images at these positions: a view, a copy in memory, or one in a mapped file without a name"
+    mapped = _mapped(images)
+    if isinstance(index, slice) or mapped is None or len(index) * images[:1].nbytes <= _IN_MEMORY:
+        return images[index]
+    beside = Path(mapped.filename).parent if mapped.filename else None
+    with tempfile.TemporaryFile(dir=beside if beside and os.access(beside, os.W_OK) else None) as draft:
+        found = np.memmap(draft, np.uint8, "w+", shape=(len(index), *images.shape[1:]))
+    for start in range(0, len(index), 1024):
+        found[start : start + 1024] = images[index[start : start + 1024]]
+    return np.asarray(found)
+
+# %% ../nbs/03_data.ipynb #b16b1857
 @dataclass(frozen=True, eq=False, repr=False)
 class XRays:
     "Chest X-rays with their labels, patients, names and splits; never changed in place"
@@ -130,9 +154,10 @@ class XRays:
         self,
         index: np.ndarray | list | slice,  # positions, a boolean mask (N,), or a slice
     ) -> "XRays":
-        "The chosen X-rays, in that order; the images stay where they are if their positions are evenly spaced"
+        "The chosen X-rays, in that order; images whose positions are consecutive stay where they are"
         index = _as_slice(index)
-        arrays = {f: getattr(self, f)[index] for f in ("images", "labels", "patients", "names", "split")}
+        arrays = {f: getattr(self, f)[index] for f in ("labels", "patients", "names", "split")}
+        arrays["images"] = _gather(self.images, index)
         columns = None if self.columns is None else self.columns.iloc[index].reset_index(drop=True)
         return replace(self, **arrays, columns=columns)
 

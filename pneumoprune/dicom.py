@@ -77,6 +77,27 @@ def decode_dicom(
     values = (values - low) * (255 / max(high - low, 1e-9))
     return Image.fromarray(np.rint(255 - values if inverted else values).astype(np.uint8))
 
+# %% ../nbs/02_dicom.ipynb #204c905d
+_PLAIN_XRAY = ("CR", "DX", "RG", "RF", "SC", "OT")  # ways of taking a plain X-ray, and those that leave it open
+_CHEST = ("CHEST", "THORAX", "LUNG", "RIB")
+
+
+def dicom_objection(
+    path: str | Path,  # any file
+) -> str | None:  # such as 'modality MR, body part KNEE'
+    "What the tags of a DICOM file say against a chest X-ray; None where they say nothing, or it is no DICOM file"
+    with open(path, "rb") as file:
+        if not is_dicom(file.read(132), str(path)):
+            return None
+        file.seek(0)
+        with needs("dicom", f"{path}, a DICOM file,"):
+            import pydicom
+        tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Modality", "BodyPartExamined"])
+    modality, part = (str(tags.get(name) or "").strip().upper()[:40] for name in ("Modality", "BodyPartExamined"))
+    said = [f"modality {modality}"] if modality and modality not in _PLAIN_XRAY else []
+    said += [f"body part {part}"] if part and not any(word in part for word in _CHEST) else []
+    return ", ".join(said) or None
+
 # %% ../nbs/02_dicom.ipynb #0ae64af6
 MIN_SIDE = 32  # pixels: of a smaller image nothing is predicted
 

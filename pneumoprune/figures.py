@@ -27,7 +27,7 @@ from .evaluation import calibration_curve, confusion
 from .phrases import judged, language, number, plain, say, seed_count, significant, use_language
 from .run import KINDS, Run, image_sides, kinds, prunings
 
-# %% ../nbs/09_figures.ipynb #9944411a
+# %% ../nbs/09_figures.ipynb #47fc20d6
 class FigureError(PneumopruneError):
     "A figure or table that this run cannot give, and what it lacks"
 
@@ -44,7 +44,7 @@ def _canvas(
     marks = {"smoke run": run.smoke, "phantoms, no patients": run.synthetic}
     if any(marks.values()):
         words = "; ".join(say(mark) for mark, told in marks.items() if told)
-        figure.suptitle(words, x=0.995, ha="right", fontsize=7, style="italic", color="#a04000")
+        figure.suptitle(words, x=0.995, ha="right", fontsize=7.7, style="italic", color="#a04000")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 # %% ../nbs/09_figures.ipynb #df14e9cb
@@ -154,7 +154,7 @@ def _learning(ax: Axes, run: Run, name: str, quantity: str, factor: float) -> No
     ax.plot(epochs, train, **_TRAINING)
     ax.plot(epochs, validation, color=model_colors[name], linewidth=1.6, marker="." if len(train) < 4 else None)
 
-# %% ../nbs/09_figures.ipynb #381a24d1
+# %% ../nbs/09_figures.ipynb #906e9c54
 def _first_value_outside(ax: Axes, value: float, digits: int) -> None:
     "The first value of a curve, written at the edge that it lies beyond"
     low, high = ax.get_ylim()
@@ -162,7 +162,7 @@ def _first_value_outside(ax: Axes, value: float, digits: int) -> None:
         return
     edge, arrow, va = (0.98, "↑", "top") if value > high else (0.02, "↓", "bottom")
     words = f"{arrow} {say('epoch')} 1: {number(value, digits)}"
-    ax.annotate(words, (0.2, edge), xycoords="axes fraction", va=va, fontsize=7.5)
+    ax.annotate(words, (0.2, edge), xycoords="axes fraction", va=va, fontsize=7.7)
 
 # %% ../nbs/09_figures.ipynb #6c35e367
 def _curve_legend(run: Run) -> dict[str, dict]:
@@ -177,7 +177,7 @@ def _curve_legend(run: Run) -> dict[str, dict]:
         entries[say("larger images from here")] = _LARGER
     return entries
 
-# %% ../nbs/09_figures.ipynb #65b94564
+# %% ../nbs/09_figures.ipynb #bd9a0c72
 _QUANTITIES = (("loss", 1, 2, "loss (nats)"), ("accuracy", 100, 0, "accuracy (%)"))
 
 
@@ -187,7 +187,7 @@ def curves(
     "Loss and accuracy by epoch on training and validation, one column for each trained network, the same axes, zoomed"
     names, history = run.trained, run.history
     widths = [max(8, len(image_sides(run, name))) for name in names]  # an epoch is as wide in each column
-    figure, axes = _canvas(run, (min(6.4, max(3.2, 2.15 * len(names))), 4.2), 2, len(names), sharex="col", sharey="row",
+    figure, axes = _canvas(run, (min(6.4, max(3.2, 2.15 * len(names))), 3.8), 2, len(names), sharex="col", sharey="row",
                            gridspec_kw={"width_ratios": widths})
     for row, (quantity, factor, digits, label) in zip(axes, _QUANTITIES):
         row[0].set_ylim(_fences(factor * history[[f"train_{quantity}", f"val_{quantity}"]].to_numpy().ravel()))
@@ -232,12 +232,12 @@ def draw_confusion(
     ax.tick_params(length=0, labelsize=8)
     ax.set_yticks(ax.get_yticks(), _classes(), rotation=90, va="center")
 
-# %% ../nbs/09_figures.ipynb #01771fb2
+# %% ../nbs/09_figures.ipynb #948c3cbf
 def confusion_matrices(
     run: Run,
 ) -> Figure:
     "Confusion matrix of each network on the test set, at its validation threshold"
-    figure, axes, panels = _panel_for_each(run, 2.2)
+    figure, axes, panels = _panel_for_each(run, 2.0)
     for name, ax in panels.items():
         counts = confusion(*_scores(run, name), run.summary["models"][name]["threshold"])
         draw_confusion(ax, counts)
@@ -262,7 +262,7 @@ def _precision_recall(ax: Axes, run: Run, name: str) -> None:
     PrecisionRecallDisplay(precision, recall).plot(ax=ax).line_.set(**_line(name))
     ax.plot(test["sensitivity"][0], test["precision"][0], "o", color=model_colors[name], markersize=4)
 
-# %% ../nbs/09_figures.ipynb #421dac8f
+# %% ../nbs/09_figures.ipynb #b1999836
 def _corner(roc: Axes, run: Run) -> None:
     "An inset with the upper left corner of the ROC curves, as far as the operating points reach"
     tests = [run.summary["models"][name]["test"] for name in run.models]
@@ -272,7 +272,7 @@ def _corner(roc: Axes, run: Run) -> None:
     for name in run.models:
         _roc(inset, run, name)
     inset.set(xlim=(0, reach), ylim=(1 - reach, 1.005), aspect="auto")
-    inset.tick_params(labelsize=7)
+    inset.tick_params(labelsize=7.7)
     _plain_numbers(inset.xaxis, inset.yaxis)
 
 # %% ../nbs/09_figures.ipynb #1c379556
@@ -281,12 +281,12 @@ def _areas(run: Run, name: str) -> str:
     test = run.summary["models"][name]["test"]
     return f"{name}: AUC {number(test['auc'][0])}, AP {number(test['average_precision'][0])}"
 
-# %% ../nbs/09_figures.ipynb #f0e17169
+# %% ../nbs/09_figures.ipynb #6b40b24a
 def roc_and_pr(
     run: Run,
 ) -> Figure:
     "ROC and precision–recall curves of all networks on the test set, with their operating points"
-    figure, ((roc, pr),) = _canvas(run, (6.4, 3.9), 1, 2)
+    figure, ((roc, pr),) = _canvas(run, (6.4, 3.5), 1, 2)
     for name in run.models:
         _roc(roc, run, name)
         _precision_recall(pr, run, name)
@@ -315,12 +315,12 @@ def draw_reliability(
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     _plain_numbers(ax.xaxis, ax.yaxis)
 
-# %% ../nbs/09_figures.ipynb #903fba27
+# %% ../nbs/09_figures.ipynb #e1f36382
 def calibration(
     run: Run,
 ) -> Figure:
     "Reliability diagram of each network on the test set, with 95 % Wilson intervals"
-    figure, axes, panels = _panel_for_each(run, 2.35, sharex=True, sharey=True)
+    figure, axes, panels = _panel_for_each(run, 2.1, sharex=True, sharey=True)
     for name, ax in panels.items():
         draw_reliability(ax, calibration_curve(*_scores(run, name)), model_colors[name])
         ax.set_title(f"{name}\nECE {number(run.summary['models'][name]['test']['ece'][0])}", fontsize=9)
@@ -340,18 +340,18 @@ def _timed(run: Run, threads: int) -> pd.DataFrame:
     contender = times["model"] + "\n" + times["engine"]
     return times.assign(contender=contender, percent=100 * times["milliseconds"] / median)
 
-# %% ../nbs/09_figures.ipynb #67b7e061
+# %% ../nbs/09_figures.ipynb #e1bc07a2
 def _boxes(ax: Axes, times: pd.DataFrame, quantity: str, label: str) -> None:
     "A horizontal box for each contender: quartiles, median and range of a quantity"
     batch = times["batch"].iloc[0]
     sns.boxplot(times, x=quantity, y="contender", hue="model", palette=model_colors, whis=(0, 100), width=0.55,
                 saturation=1, linewidth=1, linecolor="auto", fill=False, legend=False, ax=ax)
     ax.set(ylabel="", title=f"{say('batch')} {batch}")
-    ax.set_xlabel(say(label), fontsize=7.5)
-    ax.tick_params(axis="y", labelsize=7.5)
+    ax.set_xlabel(say(label), fontsize=7.7)
+    ax.tick_params(axis="y", labelsize=7.7)
     ax.grid(axis="y", visible=False)
 
-# %% ../nbs/09_figures.ipynb #d2e201d2
+# %% ../nbs/09_figures.ipynb #4ca839cc
 def latency_plot(
     run: Run,
     *,
@@ -368,7 +368,7 @@ def latency_plot(
         span = chosen.groupby("contender", sort=False)["milliseconds"].agg(["median", "max"])
         for place, (median, longest) in enumerate(span.itertuples(index=False)):
             ax.annotate(significant(median), (longest, place), (4, 0), textcoords="offset points", va="center",
-                        fontsize=7.5)
+                        fontsize=7.7)
         ax.set(xscale="log", xlim=(chosen["milliseconds"].min() / 1.5, chosen["milliseconds"].max() * 6))
         _plain_numbers(ax.xaxis)
     _boxes(axes[0, -1], times[times["batch"] == batches[0]], "percent", "per cent of the median")
@@ -384,14 +384,14 @@ def _with_ratio(value: float, reference: float) -> str:
     sign, ratio = ("×", ratio) if ratio > 1 else ("÷", 1 / ratio)
     return f"{significant(value, 4 if value >= 1 else 3)} ({sign}{significant(ratio)})"
 
-# %% ../nbs/09_figures.ipynb #98e05275
+# %% ../nbs/09_figures.ipynb #8b3a25b6
 def sizes(
     run: Run,
 ) -> Figure:
     "Megabytes of each network in memory and on disk"
     models = run.summary["models"]
     first = models[run.models[0]]
-    figure, ((ax,),) = _canvas(run, (6.4, 1.1 + 0.42 * len(models)))
+    figure, ((ax,),) = _canvas(run, (6.4, 1.0 + 0.4 * len(models)))
     for place, name in enumerate(run.models):
         for shift, key, fill in ((-0.19, "size_mb", None), (0.19, "file_mb", "white")):
             value = models[name][key]
@@ -405,7 +405,7 @@ def sizes(
     _legend(figure, {say("parameters and buffers in memory"): memory, say("file"): file})
     return figure
 
-# %% ../nbs/09_figures.ipynb #f942bc5e
+# %% ../nbs/09_figures.ipynb #916b6f3f
 def channels(
     run: Run,  # `FigureError` if nothing was pruned
 ) -> Figure:
@@ -414,7 +414,7 @@ def channels(
     layers, rounds = table["layer"].unique(), sorted(table["round"].unique())
     left = table.pivot(index="layer", columns="round", values="inputs left").loc[layers]
     inputs = table.groupby("layer")["inputs"].first().loc[layers]
-    figure, ((ax,),) = _canvas(run, (6.4, 1.2 + 0.33 * len(layers)))
+    figure, ((ax,),) = _canvas(run, (6.4, 1.1 + 0.25 * len(layers)))
     shades = sns.light_palette(model_colors["masked"], len(rounds) + 1)[1:]
     ax.barh(range(len(layers)), 100, color="#eeeeee")
     for shade, after in zip(shades, rounds):
@@ -423,7 +423,7 @@ def channels(
         ax.annotate(f"{number(before, 0)} → {number(last, 0)}", (101, place), va="center", fontsize=8)
     _rows(ax, layers)
     ax.set(xlabel=say("input channels left (%)"), ylabel=say("layer"), xlim=(0, 122), xticks=range(0, 101, 20))
-    figure.legend(loc="outside lower center", ncols=min(5, len(rounds)), fontsize=7.5, columnspacing=1)
+    figure.legend(loc="outside lower center", ncols=min(5, len(rounds)), fontsize=7.7, columnspacing=1)
     return figure
 
 # %% ../nbs/09_figures.ipynb #69963d3c
@@ -451,7 +451,7 @@ def _slim_widths(run: Run) -> list[int] | None:
     kept = run.rounds[run.rounds["parameters"] == run.summary["models"]["slim"]["parameters"]]
     return [int(width) for width in kept["widths"].iloc[-1].split("-")] if len(kept) else None
 
-# %% ../nbs/09_figures.ipynb #167befa6
+# %% ../nbs/09_figures.ipynb #de3c28f5
 def widths(
     run: Run,  # `FigureError` if nothing was compacted
 ) -> Figure:
@@ -459,11 +459,11 @@ def widths(
     table = _needed(run.compaction, "compaction.csv").iloc[:-1]  # the last layer's outputs are the classes
     dots = {"original": table["outputs_before"], "compacted": table["outputs_after"], "slim": _slim_widths(run)}
     dots = {name: values for name, values in dots.items() if values is not None}
-    figure, ((ax,),) = _canvas(run, (6.4, 1.2 + 0.45 * len(table)))
+    figure, ((ax,),) = _canvas(run, (6.4, 1.1 + 0.43 * len(table)))
     for order, (name, values) in enumerate(dots.items()):
         for place, value in enumerate(values):
             height = place + 0.27 * (order - (len(dots) - 1) / 2)
-            _dot(ax, value, height, number(value, 0), model_colors[name], fontsize=7)
+            _dot(ax, value, height, number(value, 0), model_colors[name], fontsize=7.7)
     _rows(ax, table["layer"])
     ax.set(xscale="log", xlabel=say("channels"), ylabel=say("layer"))
     ax.set_xlim(right=2.2 * table["outputs_before"].max())
@@ -482,13 +482,13 @@ def _path(ax: Axes, run: Run, key: str, unit: float) -> None:
         least = run.summary["models"][run.models[0]]["shift_auc"] - tolerance
         ax.axhline(least, color="#c00000", linewidth=0.9, linestyle="--", label=say("tolerance"))
 
-# %% ../nbs/09_figures.ipynb #43291a03
+# %% ../nbs/09_figures.ipynb #05e781ec
 def tradeoff(
     run: Run,
 ) -> Figure:
     """Mean AUC over validation and its simulated acquisition shifts against megabytes in memory and against MACs, with
     the path of the slimming rounds"""
-    figure, axes = _canvas(run, (6.4, 3.6), 1, 2, sharey=True)
+    figure, axes = _canvas(run, (6.4, 3.4), 1, 2, sharey=True)
     models = run.summary["models"]
     for ax, key, unit, label in zip(axes[0], ("size_mb", "macs"), (1, 1e-6), ("size (MB)", "MACs (millions)")):
         _path(ax, run, key, unit)
@@ -503,10 +503,10 @@ def tradeoff(
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/09_figures.ipynb #bb135987
+# %% ../nbs/09_figures.ipynb #77b23ef7
 _DIFFERENCES = {"accuracy": "difference in accuracy (points)", "auc": "difference in AUC (points)"}
 _GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no line goes through a word
-_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5, "bbox": _GROUND}
+_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7.7, "bbox": _GROUND}
 
 
 def _intervals(ax: Axes, verdicts: dict[str, dict], seeds: dict[str, list[float]]) -> None:
@@ -545,7 +545,7 @@ def forest(
         ax.set(xlabel=say(label))
     return figure
 
-# %% ../nbs/09_figures.ipynb #0b1a925b
+# %% ../nbs/09_figures.ipynb #245fdeb0
 _KIND_LINE: dict[str, dict[str, Any]] = dict(zip(KINDS, (  # colours that are no network's
     {"color": "#6b6b6b"}, {"color": "#8b1a1a"}, {"color": "#8b1a1a", "linestyle": "--"}, {"color": "#8b1a1a"},
 )))
@@ -559,7 +559,7 @@ def scores(
     test = run.part("test")
     kind = kinds(test["name"], test["label"])
     present = [k for k in KINDS if k in kind]
-    figure, axes, panels = _panel_for_each(run, 2.2, sharex=True, sharey=True)
+    figure, axes, panels = _panel_for_each(run, 1.85, sharex=True, sharey=True)
     for name, ax in panels.items():
         for k in present:
             ax.ecdf(test[name][kind == k], linewidth=1.3, **_KIND_LINE[k])
@@ -584,7 +584,7 @@ def _box(ax: Axes, x: float, y: float, *lines: str, under: Annotation | None = N
         ax.annotate("", (x, y), under.xy, arrowprops=arrow | patches)
     return box
 
-# %% ../nbs/09_figures.ipynb #17449ab4
+# %% ../nbs/09_figures.ipynb #d5653fb8
 def _counted(counts: dict[str, int]) -> list[str]:
     "Lines of a box: a word and how many"
     return [f"{say(word)}: {number(count, 0)}" for word, count in counts.items()]
@@ -597,7 +597,7 @@ def flow(
     data = run.info["data"]
     lost = {"unreadable": len(data["unreadable"]), "equal to a held-out image": len(data.get("left_out", ()))}
     out, equal = sum(lost.values()), sum(data["duplicate_groups"].values())
-    figure, ((ax,),) = _canvas(run, (6.4, 3.3))
+    figure, ((ax,),) = _canvas(run, (6.4, 2.7))
     ax.set(xlim=(0, 3), ylim=(0, 3))
     ax.axis("off")
     name = data["name"] if len(data["name"]) <= 40 else data["name"][:39] + "…"

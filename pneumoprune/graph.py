@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/15_graph.ipynb #53b674d9
+# %% ../nbs/15_graph.ipynb #50507ded
 import inspect
+import logging
 import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -116,7 +117,10 @@ def _in_double():
     finally:
         torch.set_default_dtype(default)
 
-# %% ../nbs/15_graph.ipynb #4da5c8eb
+# %% ../nbs/15_graph.ipynb #4be95f2c
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
+
 class _Knowing(fx.Tracer):
     "Symbolic tracer that runs every operation on fake tensors, too, and answers the questions of the code"
 
@@ -135,13 +139,14 @@ class _Knowing(fx.Tracer):
     def create_proxy(self, kind, target, args, kwargs, *more, **others):
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **others)
         if self.fake and not self.running:
-            self.running = True
+            self.running, told = True, _FAKE_LOG.disabled
             try:
+                _FAKE_LOG.disabled = True  # it prints the stack of what is caught here
                 proxy.node.meta["known"] = self.run(proxy.node)
             except Exception:  # without a value, as where it depends on what a tensor holds: it must not be asked for
                 proxy.node.meta.pop("known", None)
             finally:
-                self.running = False
+                self.running, _FAKE_LOG.disabled = False, told
         return proxy
 
     def run(self, node: fx.Node) -> Any:
@@ -471,7 +476,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/15_graph.ipynb #334b1095
+# %% ../nbs/15_graph.ipynb #abb219f8
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -487,7 +492,8 @@ def channel_graph(
         _note_shapes(traced, inputs)
     owned = {node: found for node in traced.graph.nodes if (found := _owned(node, model))}
     owners = {node: owner for node, (owner, _) in owned.items()}
-    shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners)
+    state = {name for own in (model.named_parameters, model.named_buffers) for name, _ in own(remove_duplicate=False)}
+    shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners, state)
     rules: dict[fx.Node, Rule] = {}
     for node in traced.graph.nodes:
         called = modules[node.target] if node.op == "call_module" else None

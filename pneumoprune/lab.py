@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #fe3cfc08
+# %% ../nbs/25_lab.ipynb #3c292a7a
 import copy
 import json
 import logging
@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from importlib.metadata import version
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -647,7 +648,10 @@ def _quantise(lab: Lab, network: nn.Module) -> tuple[quantization.QuantizationRe
         quantization.export_onnx(tuned, f"{folder}/tuned.onnx", **about)
         return quantization.quantize_int8(f"{folder}/tuned.onnx", out, xrays, max_auc_loss=1, agreement=0), True
 
-# %% ../nbs/25_lab.ipynb #c6922261
+# %% ../nbs/25_lab.ipynb #29939fd8
+_guard = lru_cache(maxsize=1)(fit_guard)  # one for all chains of a process: they have the same X-rays
+
+
 def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
     "Write slim.onnx and slim-int8.onnx; and original.onnx, which is timed, for the first chain"
     if lab.done("slim-int8"):
@@ -655,7 +659,7 @@ def int8_stage(lab: Lab, original: nn.Module, network: nn.Module) -> None:
     if not lab.number:
         quantization.export_onnx(original, lab.onnx("original"), size=lab.xrays.size, xrays=lab.xrays)
     report, aware = _quantise(lab, network)
-    guard = fit_guard(lab.xrays)
+    guard = _guard(lab.xrays)
     for name in ("slim", "slim-int8"):
         add_guard(lab.onnx(name), guard)
     lab.record(quantization={
@@ -827,10 +831,10 @@ def evaluate_stage(lab: Lab) -> None:
     lab.record(**{"slim-int8.onnx": sha256(lab.onnx("slim-int8"))})
     write_json(lab.folder / "summary.json", summary)
 
-# %% ../nbs/25_lab.ipynb #711008c4
+# %% ../nbs/25_lab.ipynb #25414ae0
 def _shortcut(features: np.ndarray, xrays: XRays, folds: int) -> np.ndarray:
     "What such features alone say of each image, learned from all but the test images; NaN where they are not known"
-    known = np.isfinite(features).all(1)
+    known = np.asarray(np.isfinite(features).all(1))
     of = xrays.take(known)
     scores = np.full(len(xrays), np.nan)
     learned = of.split != "test"
@@ -921,7 +925,7 @@ def _load_both(
         return xrays, None
     return xrays, load_labelled(external, settings.size, table=external_table, columns=external_columns, **reading)
 
-# %% ../nbs/25_lab.ipynb #b2ea0077
+# %% ../nbs/25_lab.ipynb #cfac6440
 @contextmanager
 def _calmly(lab: Lab):
     "Without the warnings that a smoke run cannot but give"
@@ -951,6 +955,8 @@ def _conclude(lab: Lab) -> None:
     if not lab.done("evaluate"):
         lab.timed("evaluate", evaluate_stage)
     lab.timed("shortcuts", shortcuts_stage)
+    if lab.done("sensitivity") and lab.done("amounts"):
+        return
     original = load_masked(lab.weights("original"))
     with _calmly(lab):
         lab.timed("sensitivity", sensitivity_stage, original)

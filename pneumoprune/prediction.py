@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'predict_files', 'occlusion_map', 'grad_cam',
            'explain_file']
 
-# %% ../nbs/23_prediction.ipynb #32a1d4aa
+# %% ../nbs/23_prediction.ipynb #6c009ea8
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -31,7 +31,7 @@ from pneumoprune.core import (
     run_onnx,
     shown,
 )
-from .dicom import DICOM_SUFFIXES, decode_xray, is_dicom
+from .dicom import DICOM_SUFFIXES, decode_xray, dicom_objection, is_dicom
 
 # %% ../nbs/23_prediction.ipynb #9c047240
 class PredictionError(PneumopruneError):
@@ -196,7 +196,7 @@ def expand_paths(
         found.update(dict.fromkeys(files))
     return list(found)
 
-# %% ../nbs/23_prediction.ipynb #3f0d2a7d
+# %% ../nbs/23_prediction.ipynb #1c5cd955
 def _row(path: Path, model: OnnxModel, max_pixels: int, force: bool) -> dict:
     "What is told of one image"
     image = read_image(path, model.size, max_pixels=max_pixels)[None]
@@ -206,6 +206,8 @@ def _row(path: Path, model: OnnxModel, max_pixels: int, force: bool) -> dict:
         distance = float(model.distance(image)[0])
         row |= {"distance": distance, "in_domain": distance <= 1}
         decision = decision if force or row["in_domain"] else None
+    if objection := dicom_objection(path):
+        row["tags"] = objection
     return row | {"probability": probability, "decision": decision, "threshold": model.threshold}
 
 
@@ -231,18 +233,21 @@ def predict_files(
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/23_prediction.ipynb #f9e84718
+# %% ../nbs/23_prediction.ipynb #5728a451
+_FOREIGN = "no chest X-ray as far as this network can tell, or one unlike those it was trained on"
+
+
 def _line(row: dict) -> str:
     "A row of `predict_files` for people"
     if "error" in row:
         known = row["error"].startswith(row["file"])
         return one_line(row["error"]) if known else f"{shown(row['file'])}: {one_line(row['error'])}"
+    tags = f"; its DICOM tags say {one_line(row['tags'])}" if "tags" in row else ""
     if row["decision"] is None:
-        return (f"{shown(row['file'])}: no chest X-ray as far as this network can tell (distance "
-                f"{row['distance']:.1f} of the limit); no decision")
-    warning = "" if row.get("in_domain", True) else ", forced: no chest X-ray as far as this network can tell"
+        return f"{shown(row['file'])}: {_FOREIGN} (distance {row['distance']:.1f} of the limit); no decision{tags}"
+    warning = "" if row.get("in_domain", True) else f", forced: {_FOREIGN}"
     return (f"{shown(row['file'])}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
-            f"(threshold {row['threshold']:.3f}{warning})")
+            f"(threshold {row['threshold']:.3f}{warning}){tags}")
 
 
 def format_predictions(
@@ -345,13 +350,14 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/23_prediction.ipynb #adb7d33c
+# %% ../nbs/23_prediction.ipynb #e295e66b
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
     model: str | Path | None = None,  # .onnx file, or .safetensors network; None: the network shipped
     *,
     size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
+    force: bool = False,  # also where the guard of an ONNX file gives no decision that could be explained
 ) -> None:
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
     if Path(output).exists() and Path(output).samefile(path):
@@ -368,5 +374,7 @@ def explain_file(
     else:
         onnx = OnnxModel(model)
         image = read_image(path, onnx.size)
+        if onnx.guarded and not force and onnx.distance(image[None])[0] > 1:
+            raise PredictionError(f"{path}: {_FOREIGN}; there is no decision to explain (--force draws the map)")
         heat = occlusion_map(onnx, image)
     save_heatmap(image, heat, output)

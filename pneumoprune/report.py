@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReportError', 'render_report']
 
-# %% ../nbs/27_report.ipynb #7eccc012
+# %% ../nbs/27_report.ipynb #12061e2a
 import ast
 import io
 import json
@@ -21,6 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from shutil import copy
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib
 import pandas as pd
@@ -451,22 +452,29 @@ def _pdf(blocks: list, report: _Report, output: Path) -> None:
     with atomic_path(output) as draft:
         compiler.compile(output=str(draft), format="pdf", pdf_standards=["ua-1"])
 
-# %% ../nbs/27_report.ipynb #1c31d854
+# %% ../nbs/27_report.ipynb #126f900f
 _CSS = """<style>
 :root { color-scheme: light dark; }
 body { max-width: 54em; font-family: "Libertinus Serif", Georgia, "Times New Roman", serif; line-height: 1.45; }
 h1 { margin-top: 2em; } h1.title { margin-top: 0; }
+:root { --paper: #fff; --shade: rgba(0, 0, 0, .28); }
 figure { margin: 1.5em 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; background: #fff; }
 figure.tbl { display: flex; flex-direction: column-reverse; align-items: flex-start; }
 figcaption { font-size: .92em; margin: .5em 0; }
-table { font-size: .88em; margin: .5em 0; display: block; overflow-x: auto; max-width: 100%; }
+table { font-size: .88em; margin: .5em 0; display: block; overflow-x: auto; max-width: 100%;
+  background: linear-gradient(to right, var(--paper) 50%, transparent) 0 0 / 3em 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 50%, transparent) 100% 0 / 3em 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) 0 0 / .8em 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) 100% 0 / .8em 100% no-repeat scroll; }
+.other { text-align: right; font-size: .9em; }
 td, th { padding: .2em .6em; vertical-align: top; font-variant-numeric: tabular-nums; }
 blockquote { border: 0; padding-left: 1em; font-style: italic; color: inherit; }
 code { font-size: .82rem; overflow-wrap: anywhere; }
 .notice { border-left: 4px solid #d08700; padding: .3em 1em; font-weight: bold; }
 nav ul { padding-left: 1.2em; } .csl-entry { margin: .4em 0; padding-left: 1.5em; text-indent: -1.5em; }
 @media (prefers-color-scheme: dark) {
-  html { background: #16191d; color: #e4e4e4; } a { color: #8ab8ff; } body { color: inherit; }
+  :root { --paper: #16191d; --shade: rgba(255, 255, 255, .35); }
+  html { background: var(--paper); color: #e4e4e4; } a { color: #8ab8ff; } body { color: inherit; }
   thead, tbody, table, tr { border-color: #888 !important; }
 }
 </style>"""
@@ -479,7 +487,28 @@ def _contents(blocks: list, report: _Report) -> dict:
     title = Para([{"t": "Strong", "c": [Str(report.words["toc"])]}])
     return Div(["contents", [], [["role", "navigation"]]], [title, {"t": "BulletList", "c": entries}])
 
-# %% ../nbs/27_report.ipynb #1981915e
+# %% ../nbs/27_report.ipynb #232b0cf5
+_GAP = '<span class="language"></span>'
+
+
+def _links(output: Path) -> dict:
+    "The line above the title: the PDF, and a gap for the page in the other language"
+    return RawBlock("html", f'<p class="other"><a href="{quote(output.with_suffix(".pdf").name)}">PDF</a>{_GAP}</p>')
+
+
+def _link_languages(page: Path) -> None:
+    "Link an English and a Russian page (`NAME.html`, `NAME-ru.html`) to one another, if both are there"
+    english = page.with_stem(page.stem.removesuffix("-ru"))
+    russian = english.with_stem(f"{english.stem}-ru")
+    if not (english.is_file() and russian.is_file()):
+        return
+    for at, other, lang, name in ((english, russian, "ru", "По-русски"), (russian, english, "en", "In English")):
+        link = f'<a href="{quote(other.name)}" hreflang="{lang}" lang="{lang}">{name}</a>'
+        linked = at.read_text(encoding="utf-8").replace(_GAP, f"<span> · {link}</span>", 1)
+        with atomic_path(at) as draft:
+            draft.write_text(linked, encoding="utf-8")
+
+# %% ../nbs/27_report.ipynb #8574686b
 def _html(blocks: list, report: _Report, output: Path) -> None:
     "Write the report as one HTML file"
     contents = _contents(blocks, report)
@@ -494,9 +523,11 @@ def _html(blocks: list, report: _Report, output: Path) -> None:
     words = _notice(report)
     notice = [Div(["", ["notice"], []], [Para([Str(words)])])] if words else []
     (report.build / "style.html").write_text(_CSS, encoding="utf-8")
-    page = _write(notice + blocks, "html", report, f"--include-in-header={report.build / 'style.html'}")
+    style = f"--include-in-header={report.build / 'style.html'}"
+    page = _write([_links(output), *notice, *blocks], "html", report, style)
     with atomic_path(output) as draft:
         draft.write_text(page, encoding="utf-8")
+    _link_languages(output)
 
 # %% ../nbs/27_report.ipynb #f1d26847
 def render_report(

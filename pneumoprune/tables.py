@@ -7,7 +7,7 @@ __all__ = ['headline_table', 'comparison_table', 'literature_table', 'metrics_ta
            'earlier_table', 'seeds_table', 'external_table', 'shortcuts_table', 'guard_table', 'sizes_table',
            'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/10_tables.ipynb #9bfea1c8
+# %% ../nbs/10_tables.ipynb #92974266
 import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -20,7 +20,17 @@ import pandas as pd
 from .benchmark import latency_summary, speedups
 from .evaluation import METRIC_NAMES, shift_aucs
 from .figures import FigureError
-from .phrases import bracketed, interval, number, p_value, say, seed_count, significant, span
+from pneumoprune.phrases import (
+    bracketed,
+    interval,
+    number,
+    p_value,
+    say,
+    say_if_known,
+    seed_count,
+    significant,
+    span,
+)
 from pneumoprune.run import (
     KINDS,
     Run,
@@ -83,24 +93,24 @@ def headline_table(
     "The whole run in one table: accuracy and AUC with intervals, size, time"
     return _by_network(run, _HEADLINE)
 
-# %% ../nbs/10_tables.ipynb #fe0373c9
+# %% ../nbs/10_tables.ipynb #8a988956
 PUBLISHED = {  # the closing table of the published study (AlexNet, 25 epochs, chest X-rays): original, optimised
     "accuracy at inference": (0.887, 0.837),
     "inference time (s)": (7.463, 6.246),
     "model size (MB)": (233.081, 466.123),
     "weight of the model file (MB)": (233.1, 466.1),
-    "accuracy curve: noise (points)": ("smooth", "far less smooth"),
-    "loss curve: noise": ("smooth", "far less smooth"),
+    "accuracy curve: noise between jumps (points)": ("smooth", "far less smooth"),
+    "loss curve: noise between jumps": ("smooth", "far less smooth"),
 }
 
-# %% ../nbs/10_tables.ipynb #7913ae10
+# %% ../nbs/10_tables.ipynb #df4d544e
 _COMPARISON: _Columns = {
     "accuracy at inference": lambda m: number(m["test"]["accuracy"][0]),
     "inference time (s)": lambda m: number(m["inference_s"]),
     "model size (MB)": lambda m: number(m["size_mb"]),
     "weight of the model file (MB)": lambda m: number(m["file_mb"], 1 if m["file_mb"] >= 10 else 3),
-    "accuracy curve: noise (points)": lambda m: _if_known(m["noise"]["accuracy"], 2),
-    "loss curve: noise": lambda m: _if_known(m["noise"]["loss"], 4),
+    "accuracy curve: noise between jumps (points)": lambda m: _if_known(m["noise"]["accuracy"], 2),
+    "loss curve: noise between jumps": lambda m: _if_known(m["noise"]["loss"], 4),
     "ROC AUC": lambda m: number(m["test"]["auc"][0]),
     "sensitivity": lambda m: number(m["test"]["sensitivity"][0]),
     "specificity": lambda m: number(m["test"]["specificity"][0]),
@@ -191,24 +201,47 @@ def noninferiority_table(
             rows.append(result["noninferiority"][metric] | {"name": name, "metric": metric, "test": test, "p": p})
     return _table(rows, _NONINFERIORITY)
 
-# %% ../nbs/10_tables.ipynb #bfee374f
+# %% ../nbs/10_tables.ipynb #7f760e48
+def _in_brief(outcome: dict | None) -> str:
+    "Test AUC and accuracy of a network of a run; a dash if the run has none"
+    return " / ".join(number(outcome[f"test_{metric}"]) for metric in ("auc", "accuracy")) if outcome else number(None)
+
+
+def _judgement(outcome: dict | None) -> str:
+    "The verdicts on AUC and accuracy of a network of a run"
+    return " / ".join(say(outcome[f"{metric}_verdict"]) for metric in ("auc", "accuracy")) if outcome else number(None)
+
+
 _EARLIER: _Columns = {
-    "run": lambda r: say("this run") if r["run"] == "this run" else r["run"],
-    "model": lambda r: r["model"],
-    "mean AUC, validation and shifts": lambda r: number(r["shift_auc"], 4),
-    "ROC AUC": lambda r: number(r["test_auc"]),
-    "accuracy": lambda r: number(r["test_accuracy"]),
-    "verdict": lambda r: "" if r["model"] == "original" else " / ".join(
-        say(r[f"{metric}_verdict"]) for metric in ("accuracy", "auc")),
+    "run": lambda r: r["name"],
+    **{name: lambda r, name=name: _in_brief(r.get(name)) for name in ("original", "masked", "slim-int8")},
+    **{f"verdicts on {name}": lambda r, name=name: _judgement(r.get(name)) for name in ("masked", "slim-int8")},
 }
+
+# %% ../nbs/10_tables.ipynb #43bfc024
+def _all_trainings(run: Run) -> dict:
+    "What a run with several trainings reached over all of them, as a row of the table of runs"
+    over = run.summary["seeds"]
+    row: dict = {"name": f"{say('this run')}, {say('all trainings')} ({over['count']})"}
+    for name, model in over["models"].items():
+        means = {f"test_{metric}": model["test"][metric][0] for metric in ("auc", "accuracy")}
+        judged = over["comparisons"].get(name, {}).get("noninferiority", {})
+        row[name] = means | {f"{metric}_verdict": judged[metric]["verdict"] for metric in ("auc", "accuracy") if judged}
+    return row
 
 
 def earlier_table(
     run: Run,
-) -> pd.DataFrame:  # one row for each network of each run, this one last
-    "The runs that were evaluated on this test set, so that nothing seen there is kept back"
-    rows = recorded_runs(run).to_dict("records")
-    return _table([row for row in rows if row["model"] in ("original", "masked", "slim-int8")], _EARLIER)
+) -> pd.DataFrame:  # one row for each run, this one last
+    "The runs that were read on this test set, so that nothing is kept back: AUC / accuracy, and the verdicts"
+    rows = []
+    for name, outcomes in recorded_runs(run).groupby("run", sort=False):
+        label, colon, note = str(name).partition(": ")
+        told = f"{label}{colon}{say_if_known(note)}"
+        if name == "this run":
+            told = ", ".join([say("this run"), *([say("first training")] if seed_count(run) > 1 else [])])
+        rows.append({"name": told, **{outcome["model"]: outcome for outcome in outcomes.to_dict("records")}})
+    return _table([*rows, *([_all_trainings(run)] if seed_count(run) > 1 else [])], _EARLIER)
 
 # %% ../nbs/10_tables.ipynb #5d0a9afe
 def _over_seeds(metric: Literal["accuracy", "auc"]) -> _Columns:
@@ -282,7 +315,7 @@ def shortcuts_table(
             columns[header] = lambda name, of=effects[shortcut], column=column: _ranged(of, name, column)
     return _table(run.models, columns)
 
-# %% ../nbs/10_tables.ipynb #03f72e1f
+# %% ../nbs/10_tables.ipynb #735bc3ed
 _REFUSED = {"val": "val", "test": "test", "external": "external", "other": "no chest X-rays"}
 
 
@@ -294,7 +327,7 @@ def guard_table(
     if not shares:
         raise FigureError("this run has no guard; run the lab again")
     rows = [(word, shares[split]) for split, word in _REFUSED.items() if split in shares]
-    return _table(rows, {"images": lambda r: say(r[0]), "refused (%)": lambda r: number(100 * r[1], 1)})
+    return _table(rows, {"group": lambda r: say(r[0]), "refused (%)": lambda r: number(100 * r[1], 1)})
 
 # %% ../nbs/10_tables.ipynb #187346bf
 _SIZES: _Columns = {

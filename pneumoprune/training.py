@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #48afb09e
+# %% ../nbs/12_training.ipynb #c59cb4b2
 import copy
 import ctypes
 import hashlib
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from .alexnet import copy_network
+from .alexnet import Standardise, copy_network
 from .core import PneumopruneError, atomic_path
 from .data import XRays
 
@@ -523,6 +523,66 @@ def _keep_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_MALLOPT["mmap max"], 65536)
         libc.malloc_trim(0)
 
+# %% ../nbs/12_training.ipynb #9d6962d4
+def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
+    "(N, 1, H, W) to (N, side², H / side, W / side): the pixels of each block as channels, the fastest index in memory"
+    n, _, height, width = x.shape
+    blocks = x.reshape(n, height // side, side, width // side, side).transpose(2, 3)
+    return blocks.reshape(n, height // side, width // side, side * side).permute(0, 3, 1, 2)
+
+
+def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    "What a square convolution makes of equal planes: the sums of its own `forward`, in blocks of its stride"
+    (stride, _), (kernel, _), (pad, _) = conv.stride, conv.kernel_size, conv.padding
+    windows = (x.shape[-1] + 2 * pad - kernel) // stride + 1
+    rest = -kernel % stride  # up to whole blocks
+    end = (windows - 1) * stride + kernel + rest - x.shape[-1] - pad
+    weight = F.pad(conv.weight.sum(1, keepdim=True), (0, rest, 0, rest))
+    planes = F.pad(x[:, :1], (pad, end, pad, end))
+    return F.conv2d(_in_blocks(planes, stride), _in_blocks(weight, stride), conv.bias)
+
+# %% ../nbs/12_training.ipynb #331438cf
+def _standardise_once(layer: Standardise, images: torch.Tensor) -> torch.Tensor:
+    "What the layer computes, its planes one in memory"
+    centred = images - images.mean((1, 2, 3), keepdim=True)
+    spread = centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 1
+    return (centred / spread).expand(-1, layer.planes, -1, -1)
+
+
+def _convolve(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    equal = x.shape[1] == 1 or x.stride(1) == 0
+    return _convolve_equal_planes(conv, x) if equal else type(conv).forward(conv, x)
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    "A convolution with square windows, as `_convolve_equal_planes` takes it"
+    if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        return False
+    square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
+    return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
+
+
+def _first_layers(model: nn.Module) -> dict[nn.Module, Callable]:
+    "`Standardise` and the convolution behind it, with their replacements; empty where a network has no such pair"
+    layers = [layer for layer in model.modules() if not any(True for _ in layer.children())]
+    pairs = [pair for pair in zip(layers, layers[1:]) if isinstance(pair[0], Standardise) and _is_plain(pair[1])]
+    found = {layer: way for pair in pairs for layer, way in zip(pair, (_standardise_once, _convolve))}
+    return {} if any("forward" in vars(layer) for layer in found) else found
+
+
+@contextmanager
+def _first_in_blocks(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    "The convolution behind `Standardise` computes in blocks meanwhile, where that pays; no parameter changes its place"
+    pays = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
+    changed = _first_layers(model) if pays else {}
+    for layer, way in changed.items():
+        layer.forward = partial(way, layer)
+    try:
+        yield
+    finally:
+        for layer in changed:
+            vars(layer).pop("forward")
+
 # %% ../nbs/12_training.ipynb #06af7728
 def _clip(optimizer: Any, clip: float) -> None:
     "Let the next step divide the gradient so that its norm is at most `clip`"
@@ -848,11 +908,12 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #85f0a9b9
+# %% ../nbs/12_training.ipynb #297bf293
 def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
-    history = _run_epochs(training, val, name, folder, identity)
+    with _first_in_blocks(model, accelerator):
+        history = _run_epochs(training, val, name, folder, identity)
     _finish(training, model, folder, identity, history)
     return history
 

@@ -12,7 +12,8 @@ What it does:
   (`#| label: fig-x`) stay;
 * exported code is abridged: imports go, and of long helpers (names with a leading underscore) the signature and the
   first lines of documentation stay; the module has the rest;
-* tables lose a caption of their own (a Styler's), which would stand beside the cell's `tbl-cap`;
+* tables become Markdown with raw HTML in it, since Quarto adds scripts from content networks to notebooks with HTML;
+  they lose a caption of their own (a Styler's), which would stand beside the cell's `tbl-cap`;
 * what a cell wrote to stderr (progress bars, warnings) is dropped, and long printed output is shortened;
 * every cell's source is written as a list of lines (Quarto loses the line breaks of a single string).
 """
@@ -126,8 +127,9 @@ def visible_outputs(outputs):
             printed = output
         else:
             printed = None
-            if "text/html" in output.get("data", {}):
-                output["data"]["text/html"] = tidy_table("".join(output["data"]["text/html"]))
+            data = output.get("data", {})
+            if "text/html" in data:  # as Markdown: for HTML, Quarto loads scripts from elsewhere
+                data["text/markdown"] = f"```{{=html}}\n{tidy_table(''.join(data.pop('text/html')))}\n```"
         kept.append(output)
     for output in kept:
         if output["output_type"] == "stream":

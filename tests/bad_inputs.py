@@ -636,22 +636,22 @@ def commands(folder: Path) -> dict[str, list[Case]]:
         Case("predict", str(folder / "images"), "--skip-unreadable", "--max-pixels", "1"),
     ]
     explain = [
-        *(Case("explain", path, *heat, told=(_shown(path)[:10],)) for path in each("images")[::2] + strange),
-        *(Case("explain", image, *heat, "--model", path, told=(_shown(path),)) for path in each("models")),
-        Case("explain", image, told=("--output",)),
-        Case("explain", image, "-o", a_folder, told=("empty",)),
-        Case("explain", *heat, told=("IMAGE",)),
-        Case("explain", image, "-o", no_place, told=("text.txt",)),
-        Case("explain", image, "-o", "heat.nothing", told=("heat.nothing",)),
-        Case("explain", image, "-o", "heat"),
-        Case("explain", image, "-o", ""),
-        Case("explain", image, "-o", "b" * 300 + ".png"),
-        Case("explain", image, "-o", image, told=("x.png",)),
-        Case("explain", image, "-o", "/proc/heat.png", told=("heat.png",)),
-        Case("explain", image, *heat, "--model", good("colour.safetensors"), told=("colour.safetensors",)),
-        Case("explain", image, *heat, "--model", good("linear.safetensors"), told=("linear.safetensors",)),
+        *(Case("explain", "--force", path, *heat, told=(_shown(path)[:10],)) for path in each("images")[::2] + strange),
+        *(Case("explain", "--force", image, *heat, "--model", path, told=(_shown(path),)) for path in each("models")),
+        Case("explain", "--force", image, told=("--output",)),
+        Case("explain", "--force", image, "-o", a_folder, told=("empty",)),
+        Case("explain", "--force", *heat, told=("IMAGE",)),
+        Case("explain", "--force", image, "-o", no_place, told=("text.txt",)),
+        Case("explain", "--force", image, "-o", "heat.nothing", told=("heat.nothing",)),
+        Case("explain", "--force", image, "-o", "heat"),
+        Case("explain", "--force", image, "-o", ""),
+        Case("explain", "--force", image, "-o", "b" * 300 + ".png"),
+        Case("explain", "--force", image, "-o", image, told=("x.png",)),
+        Case("explain", "--force", image, "-o", "/proc/heat.png", told=("heat.png",)),
+        Case("explain", "--force", image, *heat, "--model", good("colour.safetensors"), told=("colour.safetensors",)),
+        Case("explain", "--force", image, *heat, "--model", good("linear.safetensors"), told=("linear.safetensors",)),
         *(
-            Case("explain", image, *heat, "--model", path, told=(_shown(path),))
+            Case("explain", "--force", image, *heat, "--model", path, told=(_shown(path),))
             for path in each("checkpoints")
             if path.endswith(".safetensors")
         ),

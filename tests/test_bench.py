@@ -19,7 +19,7 @@ def module(path: str):
 
 @pytest.fixture(scope="module")
 def bench():
-    return module("bench/bench.py")
+    return module("bench/common.py")
 
 
 def test_a_goal_is_compared_with_the_median(bench):

@@ -193,7 +193,7 @@ def test_wrong_files_and_devices_get_one_line(tmp_path):
         compact_file(tmp_path / "text.txt", "alexnet", tmp_path / "small.pt")
     refused(run("lab", "--quick", "--out", tmp_path / "text.txt"), "is a file", "--out")
     heat = tmp_path / "text.txt/heat.png"
-    refused(run("explain", image(tmp_path / "x.png"), "-o", heat), "heat.png", "another place")
+    refused(run("explain", image(tmp_path / "x.png"), "-o", heat, "--force"), "heat.png", "another place")
     if not torch.cuda.is_available():
         refused(run("lab", "--quick", "--device", "cuda", "--out", tmp_path / "run"), "no CUDA device", "'cpu'")
     assert not target.exists() and not (tmp_path / "run").exists()

@@ -904,12 +904,15 @@ def test_restore_names_masked_weights_that_were_trained():
 # --- files
 
 
+@pytest.fixture(scope="module")
+def resnet():
+    return compact(masked(lively(torchvision.models.resnet18(num_classes=3)), dim=0), torch.randn(2, 3, 32, 32))
+
+
 @pytest.fixture
-def saved(tmp_path):
-    model = masked(lively(torchvision.models.resnet18(num_classes=3)), dim=0)
-    small = compact(model, torch.randn(2, 3, 32, 32))
-    save_network(small, tmp_path / "small.safetensors", threshold=0.4, note="Größe")
-    return small, tmp_path / "small.safetensors"
+def saved(resnet, tmp_path):
+    save_network(resnet, tmp_path / "small.safetensors", threshold=0.4, note="Größe")
+    return resnet, tmp_path / "small.safetensors"
 
 
 def rewritten(path, change):

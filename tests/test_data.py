@@ -940,6 +940,7 @@ def test_download_from_kaggle(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- the real X-rays
 
 
+@pytest.mark.hard
 @pytest.mark.skipif(not REAL.exists(), reason="the real archive is not at ../shared/data/chest_xray.zip")
 def test_the_real_archive():
     first = load_xrays(REAL, 64)  # small, to be quick; the same images

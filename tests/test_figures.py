@@ -314,7 +314,7 @@ def test_comparison_has_the_published_values_and_ours(run):
         model = run.summary["models"][name]
         assert float(table.loc["model size (MB)", name].replace(",", "")) == pytest.approx(model["size_mb"], abs=5e-4)
         assert table.loc["specificity", name] == number(model["test"]["specificity"][0])
-    assert printed("comparison_table", shortened(run, 2)).loc["loss curve: noise", "original"] == "—"
+    assert printed("comparison_table", shortened(run, 2)).loc["loss curve: noise between jumps", "original"] == "—"
 
 
 def test_failures_add_up_and_the_surest_error_comes_first(run):

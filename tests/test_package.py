@@ -25,7 +25,7 @@ import pneumoprune
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
-EXTRAS = {"torch", "lab", "report", "dicom", "bench", "dev"}
+EXTRAS = {"torch", "lab", "report", "dicom", "bench", "page", "dev"}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("package")
     tree = folder / "tree"
     tree.mkdir()
-    kept = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "models", "checkpoints")
+    kept = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "models", "checkpoints", "node_modules")
     for source in ROOT.iterdir():
         if source.name.startswith(".") or source.suffix == ".egg-info":
             continue
-        if source.name in ("bench", "nbs", "report", "tests"):
+        if source.name in ("bench", "nbs", "page", "report", "tests"):
             shutil.copytree(source, tree / source.name, ignore=kept)
         elif source.name == "pneumoprune":
             shutil.copytree(source, tree / source.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -69,6 +69,7 @@ def test_the_wheel_holds_modules_network_licence_and_book(built):
         names = set(wheel.namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pneumoprune").glob("*.py")}
     data = {"pneumoprune/py.typed", "pneumoprune/models/slim-int8.onnx"}
+    data |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "pneumoprune/web").rglob("*.*")}
     findings = [path.relative_to(ROOT).as_posix() for path in (ROOT / "nbs/findings").rglob("0*.ipynb")]
     page = ["_quarto.yml", "_quarto-en.yml", "_quarto-ru.yml", "index.ipynb", "nbs/findings/references.bib",
             "nbs/findings/references.qmd", "report/typst-show.typ"]
@@ -85,7 +86,8 @@ def test_the_source_distribution_is_the_checkout(built):
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"settings.ini", "setup.py", "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "README.md",
-              "nbs/28_cli.ipynb", "tests/test_package.py", "report/readme.py", "results/reference/summary.json"}
+              "nbs/28_cli.ipynb", "page/package-lock.json",
+              "tests/test_package.py", "report/readme.py", "results/reference/summary.json"}
     assert names >= needed
     stray = r"\.ipynb_checkpoints|reference/checkpoints|__pycache__|\.safetensors$|reference/models"
     assert not [name for name in names if re.search(stray, name)]
@@ -210,7 +212,7 @@ def test_the_base_predicts_and_explains(installed, xray, tmp_path):
     assert done.returncode == 0, done.stderr
     [row] = json.loads(done.stdout)["predictions"]
     assert 0 <= row["probability"] <= 1
-    done = installed(*COMMAND, "explain", xray, "-o", tmp_path / "heat.png")
+    done = installed(*COMMAND, "explain", xray, "--force", "-o", tmp_path / "heat.png")
     assert done.returncode == 0 and Image.open(tmp_path / "heat.png").width == 448, done.stderr
     assert installed(*COMMAND, "--version").stdout == f"pneumoprune {pneumoprune.__version__}\n"
     done = installed(*COMMAND, "--help")
@@ -248,6 +250,7 @@ def test_a_missing_extra_is_one_line_that_names_it(installed, xray, tmp_path):
         ("report", str(tmp_path)): "report",
         ("evaluate", str(tmp_path)): "report",
         ("compact", str(tmp_path / "net.safetensors"), "-o", str(tmp_path / "small.safetensors")): "torch",
+        ("page", "-o", str(tmp_path / "page")): "page",
         ("predict", str(tmp_path / "x.dcm")): "dicom",
         ("explain", str(xray), "-o", str(tmp_path / "h.png"), "--model", str(tmp_path / "net.safetensors")): "torch",
     }
@@ -314,6 +317,8 @@ def test_extras_alone_are_enough_for_their_commands(installed, tmp_path):
     done = installed(*COMMAND, "report", run, "--html", extra="report")
     assert done.returncode == 0 and done.stdout == f"{run / 'report.pdf'}\n", done.stderr
     assert (run / "report.html").is_file()
+    done = installed(*COMMAND, "report", run, "--lang", "ru", extra="report")
+    assert done.returncode == 0 and done.stdout == f"{run / 'report-ru.pdf'}\n", done.stderr
 
 
 @pytest.mark.hard
@@ -335,7 +340,7 @@ def test_a_fresh_environment(built, xray, tmp_path):
     modules = "torch pandas scipy sklearn matplotlib pydicom".split()
     found = run(python, "-c", f"from importlib.util import find_spec; print([*filter(find_spec, {modules})])")
     assert found.stdout == "[]\n", found
-    for arguments in (("--help",), ("--version",), ("predict", xray), ("explain", xray, "-o", "heat.png")):
+    for arguments in (("--help",), ("--version",), ("predict", xray), ("explain", "--force", xray, "-o", "heat.png")):
         done = run(command, *arguments)
         assert done.returncode == 0, done.stderr
     done = run(command, "compact", xray, "-o", "small.safetensors")

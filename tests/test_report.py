@@ -20,7 +20,7 @@ from pneumoprune.core import MODELS
 from pneumoprune.phrases import interval, number, significant
 from pneumoprune.report import _WORDS as WORDS
 from pneumoprune.report import ReportError, render_report
-from pneumoprune.run import curve_noise, load_run, same_view
+from pneumoprune.run import curve_noise, load_run, same_view, shortcut_auc
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "TOP-SECRET-OF-THE-READER"
@@ -39,10 +39,13 @@ def hostile(folder: Path) -> Path:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["guard"] = {"refused": {"val": 0.01, "test": 0.02, "external": 0.2, "other": 0.97}, "others": {html: 1.0}}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    for path in [*folder.rglob("predictions.csv"), folder / "shortcuts.csv"]:
+        table = pd.read_csv(path)
+        table["name"] = "</td>" + table["name"].str.replace("/", "_") + "<b>#eval(1)$x$"
+        if "patient" in table:
+            table["patient"] = "<i>" + table["patient"]
+        table.to_csv(path, index=False)
     predictions = pd.read_csv(folder / "predictions.csv")
-    predictions["name"] = "</td>" + predictions["name"].str.replace("/", "_") + "<b>#eval(1)$x$"
-    predictions["patient"] = "<i>" + predictions["patient"]
-    predictions.to_csv(folder / "predictions.csv", index=False)
     elsewhere = predictions.loc[predictions["split"] == "external", ["name"]]
     elsewhere.assign(view=["AP", html] * (len(elsewhere) // 2)).to_csv(folder / "external.csv", index=False)
     return folder
@@ -92,12 +95,17 @@ def absent(folder: Path) -> set[str]:
     "Tables that this run gives no reason for"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     elsewhere = "external" in summary["models"]["original"]
-    present = {"tbl-seeds": "seeds" in summary, "tbl-external": elsewhere, "tbl-guard": "guard" in summary}
+    present = {
+        "tbl-shortcuts": (folder / "shortcuts.csv").is_file(),
+        "tbl-seeds": "seeds" in summary,
+        "tbl-external": elsewhere,
+        "tbl-guard": "guard" in summary,
+    }
     return {label for label, there in present.items() if not there}
 
 
 def test_it_is_short_and_its_findings_come_first(pdf, pages):
-    least, most = {"en": (15, 30), "ru": (11, 16)}[pdf.stem]
+    least, most = {"en": (15, 30), "ru": (11, 15)}[pdf.stem]
     assert least <= len(pages) <= most
     caption = {"en": "Confusion matrices on", "ru": "Матрицы ошибок на"}[pdf.stem]
     assert [place for place, text in enumerate(pages, 1) if caption in text][0] < 15
@@ -159,6 +167,7 @@ def test_every_interval_is_one_of_the_run(pdf, pages, folder):
     for verdicts in (comparison["noninferiority"] for told in judged for comparison in told.values()):
         add({m: [verdicts[m][key] for key in ("difference", "low", "high")] for m in ("accuracy", "auc")})
     known.add(interval(same_view(run, run.models[-1])))
+    known |= {interval(shortcut_auc(run, split=split)) for split in ("val", "test")}
     for name in run.models:
         noise = curve_noise(run, name)
         known |= {interval(noise["accuracy"], 2), interval(noise["loss"], 4)}
@@ -169,6 +178,26 @@ def test_every_interval_is_one_of_the_run(pdf, pages, folder):
     found = re.findall(r"[−+]?[\d.,]*\d \[[−+]?[\d.,]*\d, [−+]?[\d.,]*\d\]", text)
     assert len(found) > 150
     assert not [one for one in found if one not in known]
+
+
+def test_another_run_has_other_numbers(pdf, page):
+    "No interval of the committed run, which the notebooks' saved outputs show, stands in the report of this one"
+    profile = yaml.safe_load((ROOT / f"_quarto-{pdf.stem}.yml").read_text(encoding="utf-8"))["book"]
+    chapters = [ROOT / name for name in [*profile["chapters"], *profile["appendices"]] if name.endswith(".ipynb")]
+    outputs = [
+        output for path in chapters for cell in nbformat.read(path, 4)["cells"] for output in cell.get("outputs", [])
+    ]
+    saved = "".join(str(output.get("data", {}).get("text/plain", "")) for output in outputs)
+    interval_ = r"[−+]?[\d.,]+ \[[−+]?[\d.,]+[,;] [−+]?[\d.,]+\]"
+    of_reference = set(re.findall(interval_, saved))
+    assert len(of_reference) > 100 and not of_reference & set(re.findall(interval_, page))
+
+
+def test_letters_in_figures_are_seven_points_or_more(pdf, page):
+    design = (ROOT / "report/typst-show.typ").read_text(encoding="utf-8")
+    [compact] = re.findall(r"#let shrink = \$if\(compact\)\$([\d.]+)\$", design)
+    drawn = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", page)]
+    assert drawn and min(drawn) * (float(compact) if pdf.stem == "ru" else 1) >= 7
 
 
 def test_pdf_ua_language_title_and_alternatives(pdf):
@@ -196,7 +225,10 @@ def test_links_lead_to_https_or_into_the_document(pdf, page):
     links = [note["/A"].get_object() for note in notes if "/A" in note]
     uris = [str(link["/URI"]) for link in links if "/URI" in link]
     assert uris and all(uri.startswith("https://") for uri in uris)
-    assert all(re.match(r"#|https://", link) for link in re.findall(r'href="([^"]*)"', page))
+    assert f'href="{pdf.name}"' in page, "the page leads to the PDF"
+    links = set(re.findall(r'href="([^"]*)"', page)) - {pdf.name}
+    assert all(re.match(r"#|https://", link) for link in links)
+    assert not re.findall(r"<(?:link|script|iframe)\b|@import|url\((?!#)", page), "nor does it ask for anything"
     assert not re.findall(r"<[^>]*\ssrc=", page), "the page has everything in it"
     targets, ids = set(re.findall(r'href="#([^"]*)"', page)), set(re.findall(r'\sid="([^"]*)"', page))
     assert targets <= ids
@@ -319,12 +351,13 @@ def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
     )
     assert [output["text"] for output in cells[0]["outputs"]] == [["a\n", "b\n"]]
     for cell in cells[1:3]:
-        html = cell["outputs"][0]["data"]["text/html"]
+        html = cell["outputs"][0]["data"]["text/markdown"]
         head = html.split("<thead>")[1].split("</thead>")[0]
         assert head.count("<tr") == 1 and re.findall(r"<th[^>]*>(.*?)</th>", head) == ["step", "n"]
         assert "\u2060= used" in html and "own" not in html
     plain = FRAME.T.to_html().replace(' style="text-align: right;"', "")  # the templates align columns, not pandas
-    assert cells[3]["outputs"][0]["data"]["text/html"] == plain
+    assert cells[3]["outputs"][0]["data"]["text/markdown"] == f"```{{=html}}\n{plain}\n```"
+    assert not [cell for cell in cells[1:] if "text/html" in cell["outputs"][0]["data"]], "Quarto would load scripts"
 
 
 def test_a_chapter_executed_again_changes_nothing(tmp_path):

@@ -275,3 +275,81 @@ def test_backbones_of_detection_networks():
     with torch.no_grad():
         for expected, found in zip(model(2 * x).values(), small(2 * x).values(), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+class Unpacks(nn.Module):
+    "Its code keeps a width of its own, and asserts on a shape"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.o = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 1)
+
+    def forward(self, x):
+        assert x.shape[1] == 3
+        n, c, *_ = self.a(x).shape
+        return self.o(self.b(F.relu(self.a(x))).view(n, c, -1).amax(-1)).squeeze()
+
+
+def test_what_is_caught_while_tracing_is_not_printed(capfd):
+    model = Unpacks()
+    prune.ln_structured(model.o, "weight", 0.5, n=2, dim=1)
+    small = compact(model, torch.randn(3, 3, 8, 8))
+    assert len(small.b.weight) == 4 and small.report.difference < 1e-12
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "normalise", [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm]
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_shared_module_whose_weight_is_computed(normalise):
+    shared = normalise(nn.Linear(8, 8))
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(8, 2)).eval()
+    prune.ln_structured(model[6], "weight", 0.5, n=2, dim=1)
+    x = torch.randn(5, 6)
+    before = model(x)
+    small = compact(model, x)
+    torch.testing.assert_close(small(x), before)
+    assert torch.equal(model(x), before) and small[2] is small[4]
+
+
+def test_a_forward_that_clips_its_weights_leaves_the_given_ones():
+    class Clips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            self.a.weight.data.clamp_(-0.2, 0.2)
+            return self.o(F.relu(self.a(x)))
+
+    model, x = Clips(), torch.randn(5, 6)
+    prune.ln_structured(model.o, "weight", 0.5, n=2, dim=1)
+    given, mask = model.a.weight.clone(), model.o.weight_mask
+    small = compact(model, x)
+    assert torch.equal(model.a.weight, given) and model.o.weight_mask is mask
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_tensors_of_the_code_keep_their_width():
+    model, scale = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(8)
+    prune.ln_structured(model[2], "weight", 0.5, n=2, dim=1)
+    model[1].register_forward_hook(lambda module, inputs, output: output * scale)
+    small = compact(model, torch.randn(5, 6))
+    assert small[0].out_features == 8 and small.report.difference < 1e-12
+
+
+class Attribute(nn.Module):
+    "A tensor that is neither parameter nor buffer"
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.scale = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3), torch.rand(1, 8, 1, 1)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)) * self.scale)
+
+
+def test_a_plain_tensor_as_an_attribute():
+    model, x = masked(Attribute(), "b"), torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(compact(model, x)(x), model(x))
