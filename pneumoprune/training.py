@@ -523,7 +523,7 @@ def _keep_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_MALLOPT["mmap max"], 65536)
         libc.malloc_trim(0)
 
-# %% ../nbs/12_training.ipynb #9d6962d4
+# %% ../nbs/12_training.ipynb #26050c81
 def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
     "(N, 1, H, W) to (N, side², H / side, W / side): the pixels of each block as channels, the fastest index in memory"
     n, _, height, width = x.shape
@@ -533,7 +533,7 @@ def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
 
 def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     "What a square convolution makes of equal planes: the sums of its own `forward`, in blocks of its stride"
-    (stride, _), (kernel, _), (pad, _) = conv.stride, conv.kernel_size, conv.padding
+    stride, kernel, pad = conv.stride[0], conv.kernel_size[0], int(conv.padding[0])  # not a word: see `_is_plain`
     windows = (x.shape[-1] + 2 * pad - kernel) // stride + 1
     rest = -kernel % stride  # up to whole blocks
     end = (windows - 1) * stride + kernel + rest - x.shape[-1] - pad

@@ -1,5 +1,4 @@
 // Asks a page's own scripts, under Node: node page.mjs FOLDER LIST.json, a list of image files, to JSON on standard output.
-// Node has no JPEG: the pixels of a JPEG lie beside it, {width, height} and RGBA bytes.
 import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -17,12 +16,8 @@ const network = await Network.open(ort, about, await bytes(`${folder}/${about.fi
 
 const told = [];
 for (const { file, heat } of JSON.parse(await readFile(list))) {
-  const decodeJpeg = async (blob) => {
-    const { width, height } = JSON.parse(await readFile(`${file}.json`)), pixels = await bytes(`${file}.rgba`);
-    return { width, height, blob, rows: (top, count) => pixels.subarray(4 * width * top, 4 * width * (top + count)) };
-  };
   try {
-    const { plane, width, height } = await readPicture(await bytes(file), about.size, decodeJpeg);
+    const { plane, width, height } = await readPicture(await bytes(file), about.size);
     const judged = await network.judge(plane);
     told.push({ file, width, height, plane: Buffer.from(plane).toString("base64"), ...judged, ...(heat && { heat: [...await network.occlusion(plane)] }) });
   } catch (error) {

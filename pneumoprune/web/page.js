@@ -71,33 +71,6 @@ network.catch((error) => {
   tell("network", error.message);
 });
 
-// ---- JPEG, decoded by the browser ----
-
-async function decodeJpeg(blob) {
-  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" })
-    .catch(() => { throw new PictureError("damaged", "JPEG"); });
-  const { width, height } = bitmap, canvas = new OffscreenCanvas(width, Math.min(height, 64));
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  checkHonest(context);
-  let drawn = -1; // the strip that is on the canvas: a whole picture may be larger than a canvas can be
-  return { width, height, rows(top, count) {
-    const strip = Math.floor(top / canvas.height), from = strip * canvas.height;
-    if (strip !== drawn) {
-      context.drawImage(bitmap, 0, -from);
-      drawn = strip;
-    }
-    return context.getImageData(0, top - from, width, Math.min(count, height - top)).data;
-  } };
-}
-
-// some browsers add noise to what is read from a canvas
-function checkHonest(context) {
-  context.fillStyle = "rgb(101 102 103)";
-  context.fillRect(0, 0, 8, 1);
-  const read = context.getImageData(0, 0, Math.min(8, context.canvas.width), 1).data;
-  if (read.some((value, i) => value !== [101, 102, 103, 255][i % 4])) throw new PictureError("altered");
-}
-
 // ---- an answer ----
 
 const pause = () => new Promise((done) => setTimeout(done));
@@ -124,7 +97,7 @@ async function answer(file) {
     state.answer = null;
     tell("working");
     await pause();
-    const picture = await readPicture(new Uint8Array(await file.arrayBuffer()), net.about.size, decodeJpeg);
+    const picture = await readPicture(new Uint8Array(await file.arrayBuffer()), net.about.size);
     const judged = await net.judge(picture.plane), time = await medianTime(net, picture.plane);
     if (stale()) return;
     state.answer = { ...picture, ...judged, time, file: file.name };

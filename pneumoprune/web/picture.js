@@ -1,8 +1,9 @@
 // A PNG or JPEG file as the square grey plane that `pneumoprune predict` makes of it, level for level.
 //
-// A browser would decode PNG too, but not to the same levels: 16 bits become 8, transparent pixels lose digits, and a
-// colour profile changes grey. So PNG is decoded here. JPEG is left to the browser, without the metadata that would turn
-// or recolour it.
+// A browser decodes both too, but not to the same levels: 16 bits become 8, transparent pixels lose digits, a colour profile
+// changes grey, and some browsers add noise, lest a visitor be recognised. So all of it is done here.
+
+import { decodeLuma } from "./jpeg.js";
 
 export class PictureError extends Error {
   constructor(code, detail = "") { // code: a key of `words.js`
@@ -16,11 +17,11 @@ export const MAX_PIXELS = 64_000_000, MIN_SIDE = 32; // a larger or a smaller pi
 const ascii = (bytes, from, to) => String.fromCharCode(...bytes.subarray(from, to));
 const view = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-// bytes: Uint8Array; size: side of the result; decodeJpeg: bytes -> {width, height, rows(top, count) -> RGBA}
-export async function readPicture(bytes, size, decodeJpeg) { // {plane: Uint8Array(size * size), width, height}
-  const read = ascii(bytes, 1, 4) === "PNG" ? readPng(bytes) : bytes[0] === 0xff && bytes[1] === 0xd8
-    ? readJpeg(bytes, size, decodeJpeg) : Promise.reject(new PictureError(ascii(bytes, 128, 132) === "DICM" ? "dicom" : "kind"));
-  const { grey, orientation, sides } = await read;
+// bytes: Uint8Array; size: side of the result
+export async function readPicture(bytes, size) { // {plane: Uint8Array(size * size), width, height}
+  const png = ascii(bytes, 1, 4) === "PNG", jpeg = bytes[0] === 0xff && bytes[1] === 0xd8;
+  if (!png && !jpeg) throw new PictureError(ascii(bytes, 128, 132) === "DICM" ? "dicom" : "kind");
+  const { grey, orientation, sides } = await (png ? readPng(bytes) : readJpeg(bytes, size));
   const [width, height] = orientation >= 5 && orientation <= 8 ? sides.toReversed() : sides;
   return { plane: resize(turn(grey, orientation), size), width, height }; // of the picture, upright
 }
@@ -188,45 +189,22 @@ function* segments(bytes) { // [marker, start, end] of each segment before the p
   }
 }
 
-export async function readJpeg(bytes, size, decodeJpeg) { // {grey: {levels, width, height}, orientation, sides}
-  const kept = [bytes.subarray(0, 2)];
-  let frame, orientation, end = 2;
-  for (const [marker, start, stop] of segments(bytes)) {
-    const body = bytes.subarray(start + 4, stop);
+export function readJpeg(bytes, size) { // {grey: {levels, width, height}, orientation, sides}
+  let frame, orientation;
+  for (const [marker, start, end] of segments(bytes)) {
+    const body = bytes.subarray(start + 4, end);
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) frame ??= body;
     if (marker === 0xe1) orientation ??= ascii(body, 0, 4) === "Exif" ? exifOrientation(body.subarray(6)) : xmpOrientation(body);
-    if (marker !== 0xe1 && marker !== 0xe2) kept.push(bytes.subarray(start, stop)); // no EXIF, no colour profile
-    end = stop;
   }
   if (!frame || frame.length < 6) throw new PictureError("damaged", "JPEG");
   const [height, width] = [frame[1] << 8 | frame[2], frame[3] << 8 | frame[4]];
   checkPixels(width, height);
-  if (frame[5] === 4) throw new PictureError("fourColours");
-  const picture = await decodeJpeg(new Blob([...kept, bytes.subarray(end)], { type: "image/jpeg" }));
-  if (picture.width !== width || picture.height !== height) throw new PictureError("damaged", "JPEG");
-  return { grey: shrink(picture, reduction(width, height, size)), orientation, sides: [width, height] };
+  return { grey: decodeLuma(bytes, reduction(width, height, size)), orientation, sides: [width, height] };
 }
 
 // `predict` has large JPEGs decoded at a half, a quarter or an eighth: twice the target is plenty
 const reduction = (width, height, size) =>
   [8, 4, 2].find((k) => Math.min(width, height) >= 2 * size * k) ?? 1;
-
-// libjpeg-turbo's smaller images are means of k × k pixels
-function shrink(picture, k) {
-  const width = Math.ceil(picture.width / k), height = Math.ceil(picture.height / k);
-  const levels = new Uint8Array(width * height);
-  for (let row = 0; row < height; row++) {
-    const rgba = picture.rows(k * row, k), sums = new Uint32Array(width);
-    const used = rgba.length / 4 / picture.width; // fewer rows than k at the lower border
-    for (let i = 0, p = 0; i < used; i++) for (let x = 0; x < picture.width; x++, p += 4)
-      sums[x / k | 0] += luma(rgba[p], rgba[p + 1], rgba[p + 2]);
-    for (let x = 0; x < width; x++) {
-      const count = used * Math.min(k, picture.width - x * k);
-      levels[row * width + x] = Math.floor((sums[x] + count / 2) / count);
-    }
-  }
-  return { levels, width, height };
-}
 
 // ---- which way is up ----
 
