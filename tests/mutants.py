@@ -199,8 +199,9 @@ def silent() -> None:
 
 def limit(seconds: float) -> None:
     "An endless loop, or memory without end, is noticed too"
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds),) * 2)
-    resource.setrlimit(resource.RLIMIT_DATA, (8 * 2**30,) * 2)
+    last = int(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (last, last))
+    resource.setrlimit(resource.RLIMIT_DATA, (8 * 2**30, 8 * 2**30))
 
 
 def trial(mutant: dict, tests: list[str], seconds: float, send) -> None:

@@ -23,7 +23,7 @@ RECORD = Path(__file__).with_name("survives.json")
 def hard(*reports: str) -> dict:
     "Per test function: how many ran, how many failed, and the sum or the largest of what they recorded"
     cases = {case.get("name", ""): case for report in reports for case in ElementTree.parse(report).iter("testcase")}  # noqa: S314
-    found: dict = defaultdict(lambda: {"tests": 0, "failed": 0})
+    found: dict[str, dict[str, float]] = defaultdict(lambda: {"tests": 0, "failed": 0})
     for name, case in cases.items():
         if case.find("skipped") is None:
             one = found[name.partition("[")[0].removeprefix("test_")]
