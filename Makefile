@@ -6,6 +6,7 @@
 #   make fuzz                    random files for the readers of files, SECONDS=60 for each of six kinds
 #   make coverage                which lines notebooks and tests reach together
 #   make mutants                 whether the tests notice changed code in compaction, evaluation, pruning and slimming
+#   make survives                kills, power cuts, full disks, damages and bad inputs, for the table in README.md
 #   make audit                   known holes in the packages that are installed
 #   make bench                   how fast everything is, and against what, in a quarter of an hour (PART=one of its parts)
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
@@ -25,7 +26,8 @@ SECONDS ?= 60
 MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test test-hard fuzz coverage mutants audit bench report page test-page notebooks chapters readme constraints clean
+.PHONY: lab test test-hard fuzz coverage mutants survives audit bench report page test-page notebooks chapters readme \
+	constraints clean
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -43,25 +45,33 @@ test-hard: .venv/installed
 
 fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet atheris==3.0.0 # for Linux and Python 3.11 to 3.13: hence no requirement of the package
-	@for kind in image zip npz network onnx run; do \
+	@mkdir -p .fuzz; for kind in image zip npz network onnx run; do \
 		echo "$$kind"; $(BIN)/python tests/fuzz/fuzz.py $$kind .fuzz/$$kind -max_total_time=$(SECONDS) -rss_limit_mb=3000 \
-			-artifact_prefix=.fuzz/found-$$kind- -verbosity=0 -print_final_stats=1 || exit 2; done
+			-artifact_prefix=.fuzz/found-$$kind- -verbosity=0 -print_final_stats=1 >.fuzz/$$kind.log 2>&1 || { tail .fuzz/$$kind.log; exit 2; }; done
+	$(BIN)/python tests/survives.py fuzz .fuzz
 
 coverage: export OMP_NUM_THREADS = 1
 coverage: .venv/installed
 	$(BIN)/python -m pip install --quiet coverage==7.17.5
 	rm -f .coverage*
+	$(BIN)/coverage run tests/chapters.py
 	$(BIN)/coverage run tests/warm.py
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
+	$(BIN)/python tests/survives.py coverage $$($(BIN)/coverage report --format=total --precision=1)
 
 mutants: export OMP_NUM_THREADS = 1
 mutants: .venv/installed
-	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0
-	rm -rf .mutants && mkdir .mutants && git archive HEAD | tar -x -C .mutants # mutants change the modules of a copy
-	cd .mutants && ../$(BIN)/cosmic-ray init tests/mutants.toml session.sqlite && \
-		../$(BIN)/python tests/choose_mutants.py session.sqlite $(MUTANTS) && \
-		PYTHONPATH=. ../$(BIN)/cosmic-ray exec tests/mutants.toml session.sqlite && ../$(BIN)/cr-report session.sqlite | tail -5
+	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0 coverage==7.17.5
+	$(BIN)/python tests/mutants.py --number $(MUTANTS) --jobs 2
+	$(BIN)/python tests/survives.py mutants .mutants
+
+# part by part: what is in .survives already is not run again, unless the folder is deleted
+survives: export OMP_NUM_THREADS = 1
+survives: .venv/installed
+	@for part in killed power damaged room operation bad_inputs; do test -e .survives/$$part.xml || \
+		$(BIN)/pytest -n 2 -m hard tests/test_reliability.py tests/test_bad_inputs.py -k $$part --junitxml=.survives/$$part.xml || exit 2; done
+	$(BIN)/python tests/survives.py hard .survives/*.xml
 
 audit: .venv/installed
 	$(BIN)/python -m pip install --quiet pip-audit==2.10.1

@@ -533,6 +533,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pneumoprune.data._Files.source': ('data.html#_files.source', 'pneumoprune/data.py'),
                                   'pneumoprune.data._Place': ('data.html#_place', 'pneumoprune/data.py'),
                                   'pneumoprune.data._Source': ('data.html#_source', 'pneumoprune/data.py'),
+                                  'pneumoprune.data.__getattr__': ('data.html#__getattr__', 'pneumoprune/data.py'),
                                   'pneumoprune.data._acquisition': ('data.html#_acquisition', 'pneumoprune/data.py'),
                                   'pneumoprune.data._as_numbers': ('data.html#_as_numbers', 'pneumoprune/data.py'),
                                   'pneumoprune.data._as_slice': ('data.html#_as_slice', 'pneumoprune/data.py'),

@@ -1313,3 +1313,9 @@ def split_by_cluster(
         if len(np.unique(xrays.labels[split == part])) < len(CLASSES):
             raise DataError(f"these clusters give {part} one class only; use more clusters, or another seed")
     return replace(xrays, split=split)
+
+# %% ../nbs/03_data.ipynb #9eb87802
+def __getattr__(name: str):
+    if name == "phantoms":
+        return getattr(importlib.import_module("pneumoprune.synthetic"), name)
+    raise AttributeError(f"module 'pneumoprune.data' has no attribute {name!r}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #db31f24c
+# %% ../nbs/25_lab.ipynb #3c292a7a
 import copy
 import json
 import logging
@@ -50,6 +50,7 @@ from .guard import add_guard, fit_guard, other_images
 from .networks import load_network, save_network
 from .prediction import OnnxModel
 from .pruning import prunable, prune_iteratively, sensitivity
+from .quantization import amount_by_bits
 from .run import Run, load_run, summarise
 from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
@@ -866,7 +867,7 @@ def sensitivity_stage(lab: Lab, original: nn.Module) -> None:
     table = table.reset_index().melt("layer", var_name="amount", value_name="auc")
     write_csv(lab.folder / "sensitivity.csv", table)
 
-# %% ../nbs/25_lab.ipynb #29b30ae8
+# %% ../nbs/25_lab.ipynb #68bcdcac
 def amounts_stage(lab: Lab, original: nn.Module) -> None:
     "Validation AUC of the recipe with several shares in 32 and 8 bits, on about 256 images: amounts.csv"
     if lab.done("amounts"):
@@ -874,7 +875,7 @@ def amounts_stage(lab: Lab, original: nn.Module) -> None:
     xrays, settings = lab.xrays, lab.settings
     judged = _limited(xrays.part("val"), 256, settings.seed).names
     chosen = xrays.take((xrays.split == "train") | ((xrays.split == "val") & np.isin(xrays.names, judged)))
-    table = quantization.amount_by_bits(original, chosen, amounts=settings.amounts)
+    table = amount_by_bits(original, chosen, amounts=settings.amounts)
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
     write_csv(lab.folder / "amounts.csv", table.reset_index())
 

@@ -184,7 +184,65 @@ def benchmarks(path: Path = ROOT / "bench/results.json") -> str:
     return "\n".join([*lines, *([""] if reasons else []), *reasons]) + "\n"
 
 
-WRITERS = {"results": results, "speed": benchmarks, "rivals": rivals, "architectures": architectures}
+def survives(path: Path = ROOT / "tests/survives.json") -> str:
+    "What happened to runs in the long tests, and how they ended, as Markdown"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    hard = record["hard"]["found"]
+    told = {  # what a test does to a run, and the expression that selects it
+        "killed_at_any_moment": ("killed up to three times, at random moments of all stages", "killed"),
+        "the_power_goes_at_any_moment": ("the power fails, and what was not synced is lost", "power"),
+        "any_file_operation_fails": (
+            "a file operation fails, and all after it: one line, exit code 2", "operation"),
+        "a_disk_without_room_whatever_language_writes": (
+            "no room for a file of 0, 1,000 or 100,000 bytes: one line, exit code 2", "room"),
+        "a_damaged_file_is_named_and_made_anew": (
+            "{damages:.0f} damages (a bit flipped, a file cut, emptied, deleted), each named by `check`", "damaged"),
+    }  # fmt: skip
+    lines = ["| what happened to a run | went on to the same end, to the last bit | shown by |", "|---|---|---|"]
+    for name, (what, chosen) in told.items():
+        if one := hard.get(name):
+            command = f"pytest -m hard tests/test_reliability.py -k {chosen}"
+            ended = f"{one['tests'] - one['failed']:.0f} of {one['tests']:.0f}"
+            lines.append(f"| {what.format(**one)} | {ended} | `{command}` |")
+    return "\n".join([*lines, "", *_strangers(record), _made(record)]) + "\n"
+
+
+def _strangers(record: dict) -> list[str]:
+    "What is said of mistakes and of files changed at random, as Markdown"
+    lines, bad = [], record["hard"]["found"].get("all_bad_inputs")
+    if bad and not bad["failed"]:
+        lines.append(
+            f"{bad['inputs']:.0f} mistakes and files that are none ended in one line with the remedy and exit code 2, "
+            f"with nothing written, within {bad['seconds']:.0f} s and {bad['mb']:.0f} MB "
+            "(`pytest -m hard tests/test_bad_inputs.py`).\n"
+        )
+    if "fuzz" in record:
+        kinds = ", ".join(f"{name} {runs:,}" for name, runs in record["fuzz"]["found"].items())
+        lines.append(f"Files changed at random were read or refused, nothing else: {kinds} (`make fuzz`).\n")
+    return lines
+
+
+def _made(record: dict) -> str:
+    "When and with what, and how well the tests watch the code"
+    dates = ", ".join(sorted({one["date"] for one in record.values()}))
+    versions = ", ".join(f"{name} {number}" for name, number in record["hard"]["versions"].items())
+    told = [f"Made by `make survives` and the commands named, {dates}, with {versions}."]
+    if "coverage" in record:
+        percent = record["coverage"]["found"]["percent"]
+        told.append(f"Chapters and tests together reach {percent:g} % of the lines (`make coverage`).")
+    if "mutants" in record:
+        counts = {kind: sum(by.values()) for kind, by in record["mutants"]["found"].items()}
+        told.append(
+            f"Of {sum(counts.values())} random changes of compaction, evaluation, pruning and slimming, "
+            f"{counts['equivalent']} change nothing that can be observed; of the others the tests notice "
+            f"{counts['killed']}, {counts['killed'] / (counts['killed'] + counts['survived']):.0%} (`make mutants`)."
+        )
+    return " ".join(told)
+
+
+WRITERS = {
+    "survives": survives, "results": results, "speed": benchmarks, "rivals": rivals, "architectures": architectures
+}  # fmt: skip
 
 
 def with_results(text: str) -> str:

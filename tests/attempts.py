@@ -76,7 +76,7 @@ class Attempts:
         folder: Path,  # the working folder
         *,
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
-        kill_after: float | None = None,  # seconds to SIGKILL
+        kill_after: float | None = None,  # seconds of the processor to SIGKILL: a busy machine changes nothing
         interrupt_at: Path | None = None,  # a file: Ctrl-C as soon as it is there
         kill_at: Path | None = None,  # a file: SIGKILL as soon as it is there
         modules: Path | None = None,  # a folder to import from
@@ -96,19 +96,27 @@ class Attempts:
                 "err": f"{place}/err",
             }
             pid = self._ask(**request)["pid"]
-            clock = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL)) if kill_after is not None else None
-            if clock:
-                clock.start()
+            if kill_after is not None:
+                threading.Thread(target=_kill, args=(pid, kill_after), daemon=True).start()
             for file, number in ((interrupt_at, signal.SIGINT), (kill_at, signal.SIGKILL)):
                 if file:
                     threading.Thread(target=_send_at, args=(pid, number, file), daemon=True).start()
             ended = self._answer()
-            if clock:
-                clock.cancel()
             texts = (
                 Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err")
             )
             return Ended(ended["code"], *texts, ended["seconds"], ended["mb"])
+
+
+def _kill(pid: int, seconds: float) -> None:
+    "SIGKILL for a process that has worked so long"
+    status, ticks = Path(f"/proc/{pid}/stat"), seconds * os.sysconf("SC_CLK_TCK")
+    try:
+        while sum(map(int, status.read_text(encoding="utf-8").rpartition(")")[2].split()[11:13])) < ticks:
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        pass
 
 
 def _send_at(pid: int, number: int, file: Path) -> None:

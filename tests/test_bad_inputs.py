@@ -5,11 +5,10 @@ written, no control character for the terminal, within 20 seconds of the process
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
-from attempts import Attempts
+from attempts import Attempts, Ended
 from bad_inputs import Case, commands, materials
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a command is a forked process")
@@ -28,8 +27,8 @@ def contents(folder: Path) -> dict:
     return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in folder.rglob("*")}
 
 
-def fault(case: Case, folder: Path, place: Path, attempt: Attempts) -> str:
-    "What is wrong with the way this command ends; an empty text if nothing is"
+def fault(case: Case, folder: Path, place: Path, attempt: Attempts) -> tuple[str, Ended]:
+    "What is wrong with the way this command ends, an empty text if nothing is; and how it ended"
     before = contents(folder)
     done = attempt(
         case.arguments, place, modules=folder / "good", limit=10 * SECONDS
@@ -51,29 +50,32 @@ def fault(case: Case, folder: Path, place: Path, attempt: Attempts) -> str:
         "changed its input": contents(folder) != before,
     }
     wrong = ", ".join(what for what, is_so in told.items() if is_so)
-    return f"{case!r}\n      {wrong}\n      {done.err.strip()[-300:]}" if wrong else ""
+    return f"{case!r}\n      {wrong}\n      {done.err.strip()[-300:]}" if wrong else "", done
 
 
-def faults(cases, world, tmp_path) -> list[str]:
+def faults(cases, world, tmp_path) -> tuple[list[str], list[Ended]]:
     folder, attempt = world
     found = []
     for number, case in enumerate(cases):
         place = tmp_path / str(number)
         place.mkdir()
         found.append(fault(case, folder, place, attempt))
-    return [text for text in found if text]
+    return [text for text, _ in found if text], [done for _, done in found]
 
 
 @pytest.mark.parametrize("name", ["predict", "explain", "compact", "lab"])
 def test_some_bad_inputs(name, world, tmp_path):
     cases = commands(world[0])[name]
-    assert (found := faults(cases[sum(map(ord, name)) % EVERY :: EVERY], world, tmp_path)) == [], "\n".join(found)
+    found, _ = faults(cases[sum(map(ord, name)) % EVERY :: EVERY], world, tmp_path)
+    assert found == [], "\n".join(found)
 
 
 @pytest.mark.hard
 @pytest.mark.parametrize("name", ["predict", "explain", "compact", "lab", "folders"])
-def test_all_bad_inputs(name, world, tmp_path):
+def test_all_bad_inputs(name, world, tmp_path, record_property):
     cases = commands(world[0])[name]
-    found = faults(cases, world, tmp_path)
-    print(f"\n{name}: {len(cases)} bad inputs, {len(found)} faults", file=sys.__stderr__)
+    found, ended = faults(cases, world, tmp_path)
+    record_property("inputs", len(cases))
+    record_property("seconds", max(one.seconds for one in ended))
+    record_property("mb", max(one.mb for one in ended))
     assert found == [], "\n".join(found)

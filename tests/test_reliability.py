@@ -47,14 +47,17 @@ def goes_on(attempt, folder: Path, quiet: Path) -> None:
     assert [name for name in found if found[name] != expected[name]] == []
 
 
-def killed(attempt, folder: Path, quiet: Path, seconds: float, rng: random.Random) -> None:
-    "Killed up to three times, each time a random moment after its start; then it is let go on"
+def killed(attempt, folder: Path, quiet: Path, seconds: float, rng: random.Random) -> int:
+    "Killed up to three times, each time a random moment after its start; then it is let go on. How often it was killed"
+    kills = 0
     for _ in range(rng.randint(1, 3)):
         ended = attempt([folder], folder.parent, call="tiny:run", kill_after=rng.uniform(0, seconds), limit=LIMIT)
         if ended.code == 0:
             break
         assert ended.code == -9, ended.err
+        kills += 1
     goes_on(attempt, folder, quiet)
+    return kills
 
 
 def failed(attempt, folder: Path, quiet: Path, at: int, code: str) -> None:
@@ -90,15 +93,16 @@ def test_the_power_goes_while_training(attempt, trainings, tmp_path):
 
 @pytest.mark.hard
 @pytest.mark.parametrize("seed", range(KILLS))
-def test_killed_at_any_moment(seed, attempt, whole, tmp_path):
+def test_killed_at_any_moment(seed, attempt, whole, tmp_path, record_property):
     quiet, _, seconds = whole
-    killed(attempt, tmp_path / "run", quiet, 1.5 * seconds, random.Random(100 + seed))
+    record_property("kills", killed(attempt, tmp_path / "run", quiet, 1.5 * seconds, random.Random(100 + seed)))
 
 
 @pytest.mark.hard
 @pytest.mark.parametrize("number", range(FAILURES))
-def test_any_file_operation_fails(number, attempt, whole, tmp_path):
+def test_any_file_operation_fails(number, attempt, whole, tmp_path, record_property):
     quiet, operations, _ = whole
+    record_property("operations", len(operations))
     at = 1 + (len(operations) - 1) * number // (FAILURES - 1)
     failed(attempt, tmp_path / "run", quiet, at, ("ENOSPC", "EIO", "EACCES", "EDQUOT")[number % 4])
 
@@ -135,10 +139,10 @@ DAMAGES = {
 
 @pytest.mark.hard
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_named_and_made_anew(damage, attempt, whole, tmp_path):
+def test_a_damaged_file_is_named_and_made_anew(damage, attempt, whole, tmp_path, record_property):
     quiet, _, _ = whole
     names = [path.relative_to(quiet) for path in sorted(quiet.rglob("*")) if path.is_file() and path.stat().st_size]
-    unnoticed = []
+    noticed, unnoticed = 0, []
     for name in names:
         copy = shutil.copytree(quiet, tmp_path / "copy", dirs_exist_ok=True)
         changed = DAMAGES[damage]((copy / name).read_bytes())
@@ -148,8 +152,10 @@ def test_a_damaged_file_is_named_and_made_anew(damage, attempt, whole, tmp_path)
         private = name.parts[0] == "checkpoints" or (damage == "deleted" and name.parts[0] == "models")  # not published
         if not private and (ended.code != 2 or name.name.partition(".")[0] not in ended.err):
             unnoticed.append(f"{name}: exit code {ended.code}, {ended.err.strip()[:200]}")
+        noticed += not private
         shutil.rmtree(copy)
     assert unnoticed == [], "\n".join(unnoticed)
+    record_property("damages", noticed)
     copy = shutil.copytree(quiet, tmp_path / "copy")
     for name in names:
         if damage != "deleted" and name.parts[0] in ("checkpoints", "models"):
