@@ -121,7 +121,7 @@ _MinSpeedup = Annotated[
     float | None, Option(callback=_budget, help="Slim until the network is so many times as fast as before: 10, say.")
 ]
 
-# %% ../nbs/28_cli.ipynb #cba7bfff
+# %% ../nbs/28_cli.ipynb #99426b9a
 _Out = Annotated[Path, Option(help="Run folder, new or to be resumed.")]
 _Resume = Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")]
 
@@ -131,14 +131,12 @@ class _Interrupted(Exception):
 
 
 @contextmanager
-def _making(out: Path, resume: bool, quick: bool):
+def _making(out: Path, resume: bool):
     "Refuse a place that can't be used, and tell what an interruption leaves"
     if out.is_file():
         raise PneumopruneError(f"{out} is a file; give a folder with --out")
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on, or give another folder with --out")
-    if quick:
-        typer.echo("pneumoprune: a smoke run: it shows that every stage works; its numbers mean nothing", err=True)
     try:
         yield
     except KeyboardInterrupt:
@@ -146,7 +144,7 @@ def _making(out: Path, resume: bool, quick: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #7329ad59
+# %% ../nbs/28_cli.ipynb #4dd31005
 @app.command()
 def lab(
     data: _Data = None,
@@ -175,9 +173,11 @@ def lab(
     json: _AsJson = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
-    with _making(out, resume, quick):
+    with _making(out, resume):
         with needs("lab", "pneumoprune lab"):
             from pneumoprune.lab import lab_settings, run_lab, run_seed
+        if quick:
+            typer.echo("pneumoprune: a smoke run: it shows that every stage works; its numbers mean nothing", err=True)
         settings = lab_settings(
             epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, quick=quick,
             synthetic=data is None, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
