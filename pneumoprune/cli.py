@@ -385,9 +385,18 @@ def _mistake(error: Exception) -> str:
         text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
     return one_line(text)
 
-# %% ../nbs/28_cli.ipynb #c9ea28c3
+# %% ../nbs/28_cli.ipynb #74a1e13d
+def _progress_in_lines() -> None:
+    "Settings of `tqdm`, before anything imports it; the user's own stand"
+    environ.setdefault("TQDM_MININTERVAL", "30")
+    environ.setdefault("TQDM_MAXINTERVAL", "30")
+    environ.setdefault("TQDM_BAR_FORMAT", "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} to go{postfix}\n")
+
+# %% ../nbs/28_cli.ipynb #fe35eac2
 def main() -> None:
     "Entry point of the `pneumoprune` command"
+    if not sys.stderr.isatty():
+        _progress_in_lines()
     # a warning is a sentence to the user, who has no use for the line of code it came from
     again = ""
     warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(message)}\n"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #3c292a7a
+# %% ../nbs/25_lab.ipynb #7b78225e
 import copy
 import json
 import logging
@@ -54,7 +54,9 @@ from .quantization import amount_by_bits
 from .run import Run, load_run, summarise
 from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
-from .training import TrainSettings, _check_device, _device, fit, predict, save_weights
+from pneumoprune.training import (
+    DamagedError, TrainSettings, _check_device, _device, _read_tensors, fit, predict, save_weights
+)
 
 # %% ../nbs/25_lab.ipynb #a7bb9763
 @dataclass(frozen=True)
@@ -483,7 +485,7 @@ def _mend(lab: Lab) -> None:
             _strike(lab.info, writer)
         lab.record()
 
-# %% ../nbs/25_lab.ipynb #53564d15
+# %% ../nbs/25_lab.ipynb #1c2a37b6
 def _helps() -> bool:
     "Is this process one of several, and not the first?"
     return int(os.environ.get("RANK", 0)) > 0
@@ -498,8 +500,19 @@ def _tell(what: Any) -> Any:
     return told[0]
 
 
+def _set_aside(last: Path) -> None:
+    "A result of a training that is damaged is named and put aside: it is made again"
+    try:
+        if last.exists():
+            _read_tensors(last)
+    except DamagedError as error:
+        os.replace(last, f"{last}.damaged")
+        warnings.warn(f"{error}. It is put aside, and the training made again", stacklevel=3)
+
+
 def _fit(model: nn.Module, xrays: XRays, settings: TrainSettings, **options) -> pd.DataFrame:
     "`fit`, by all processes of the group"
+    _set_aside(Path(options["folder"], "last.safetensors"))
     _tell((model, settings, options))
     return fit(model, xrays, settings, **options)
 

@@ -673,17 +673,24 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], **notes: str) -
     with atomic_path(path) as draft:
         save_file(own, draft, notes | {"sha256": _digest(own, notes)})
 
-# %% ../nbs/12_training.ipynb #520f8553
+# %% ../nbs/12_training.ipynb #c556dc49
+class DamagedError(PneumopruneError):
+    "A file of a training is not as it was written"
+
+
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    "The tensors and notes of such a file; `PneumopruneError` where it is not as it was written"
+    "The tensors and notes of such a file; `DamagedError` where it is not as it was written"
+    remedy = "delete it to train again from what is left"
     try:
         with safe_open(path, "pt") as file:
             notes, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
         whole = notes.pop("sha256", None) == _digest(tensors, notes)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise PneumopruneError(f"{path} can't be read ({error}); delete it to train again from what is left") from None
+    except OSError as error:
+        raise PneumopruneError(f"{path} can't be read ({error}); look at its rights, or {remedy}") from None
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path} can't be read ({error}); {remedy}") from None
     if not whole:
-        raise PneumopruneError(f"{path} is damaged: its checksum differs; delete it to train again from what is left")
+        raise DamagedError(f"{path} is damaged: its checksum differs; {remedy}")
     return tensors, notes
 
 # %% ../nbs/12_training.ipynb #0225f306

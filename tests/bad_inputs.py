@@ -824,4 +824,125 @@ def commands(folder: Path) -> dict[str, list[Case]]:
         Case(""),
         Case(f"{ESCAPE}"),
     ]
-    return {"predict": predict, "explain": explain, "compact": compact, "lab": lab, "folders": folders}
+    zipped_good, onnx_good = good("kaggle.zip"), ("--model", model)
+    evaluate = [
+        *(Case("evaluate", path, *onnx_good, told=(_shown(path)[:10],)) for path in each("sources")),
+        *(Case("evaluate", zipped_good, "--model", path, told=(_shown(path),)) for path in each("models")),
+        *(
+            Case("evaluate", path, told=(word,))
+            for path, word in (
+                ("missing.zip", "missing.zip"),
+                (a_folder, "empty"),
+                (a_file, "text.txt"),
+                (image, "x.png"),
+                (str(folder / "strange/pipe.zip"), "pipe.zip"),
+                ("/dev/zero", "/dev/zero"),
+                ("", ""),
+                ("f" * 300, "fff"),
+                (f"{ESCAPE}.zip", ".zip"),
+                (model, "good.onnx"),
+                (mine("zip"), "mine.zip"),
+            )
+        ),
+        *(
+            Case("evaluate", zipped_good, *onnx_good, option, value, told=(word,))
+            for option, value, word in (
+                ("--table", "missing.csv", "missing.csv"),
+                ("--table", a_file, "text.txt"),
+                ("--table", a_folder, "empty"),
+                ("--table", "", ""),
+                ("--table", "/dev/zero", "/dev/zero"),
+                ("--table", str(folder / "strange/pipe.zip"), "pipe.zip"),
+                ("--table", image, "x.png"),
+                ("--table", f"{ESCAPE}.csv", ".csv"),
+                ("--column", "nothing", "nothing"),
+                ("--column", "label", "label"),
+                ("--column", "colour=x", "colour"),
+                ("--column", "=", "="),
+                ("--column", "", ""),
+                ("--column", f"label={ESCAPE}", "label"),
+                ("--by", "view", "view"),
+                ("--by", "", ""),
+                ("--by", "age:", "age"),
+                ("--by", "age:x,y", "age"),
+                ("--by", "age:65,18", "age"),
+                ("--by", "age:nan", "age"),
+                ("--by", ":18", "18"),
+                ("--by", ESCAPE, "red"),
+                ("--split", "nothing", "nothing"),
+                ("--split", "", "split"),
+                ("--split", ESCAPE, "red"),
+                ("--out", a_file, "text.txt"),
+                ("--out", no_place, "text.txt"),
+                ("--out", "/proc/there", "there"),
+                ("--out", "g" * 300, "ggg"),
+                ("--max-pixels", "0", "max-pixels"),
+                ("--max-pixels", "1", "pixels"),
+                ("--nothing", "1", "--nothing"),
+            )
+        ),
+        *(
+            Case("evaluate", zipped_good, "--model", path, told=(word,))
+            for path, word in (
+                ("missing.onnx", "missing.onnx"),
+                ("", ""),
+                (a_folder, "empty"),
+                (str(folder / "runs/none"), "none"),
+                (str(folder / "runs/whole"), "whole"),
+                ("/dev/zero", "/dev/zero"),
+                (mine("onnx"), "mine.onnx"),
+                (good("network.safetensors"), "network.safetensors"),
+            )
+        ),
+        Case("evaluate", told=("DATA",)),
+        Case("evaluate", zipped_good, zipped_good, *onnx_good, told=("kaggle.zip",)),
+    ]
+    lab += [
+        *(
+            Case("lab", *quick, option, value, told=(word,))
+            for option, value, word in (
+                ("--external", "missing.zip", "missing.zip"),
+                ("--external", a_file, "text.txt"),
+                ("--external", a_folder, "empty"),
+                ("--external", "", ""),
+                ("--external", "/dev/zero", "/dev/zero"),
+                ("--external", str(folder / "strange/pipe.zip"), "pipe.zip"),
+                ("--seeds", "0", "seeds"),
+                ("--seeds", "101", "seeds"),
+                ("--seeds", "1.5", "seeds"),
+                ("--jobs", "0", "jobs"),
+                ("--jobs", "many", "jobs"),
+                ("--only-seed", "-1", "only-seed"),
+                ("--only-seed", "1", "seeds"),
+                ("--column", "nothing", "nothing"),
+                ("--external-column", "colour=x", "colour"),
+            )
+        ),
+        Case("lab", *quick, "--data", zipped_good, "--table", "missing.csv", told=("missing.csv",)),
+        Case("lab", *quick, "--data", zipped_good, "--table", a_file, told=("text.txt",)),
+        Case("lab", *quick, "--data", zipped_good, "--aspects", "missing.csv", told=("missing.csv",)),
+        Case("lab", *quick, "--data", zipped_good, "--aspects", a_file, told=("text.txt",)),
+        Case("lab", *quick, "--data", zipped_good, "--aspects", "/dev/zero", told=("/dev/zero",)),
+    ]
+    page = [
+        *(Case("page", path, told=(_shown(path),)) for path in each("models")),
+        *(
+            Case("page", *arguments, told=(word,))
+            for arguments, word in (
+                (("missing.onnx",), "missing.onnx"),
+                ((a_folder,), "empty"),
+                ((a_file,), "text.txt"),
+                (("",), ""),
+                (("/dev/zero",), "/dev/zero"),
+                ((str(folder / "runs/none"),), "none"),
+                ((model, "-o", a_file), "text.txt"),
+                ((model, "-o", no_place), "text.txt"),
+                ((model, "-o", str(folder / "runs/other")), "other"),
+                ((model, "--runtime", "missing"), "missing"),
+                ((model, "--runtime", a_folder), "empty"),
+                ((model, "--nothing"), "--nothing"),
+            )
+        ),
+    ]
+    return {"predict": predict, "explain": explain, "compact": compact, "lab": lab, "folders": folders,
+            "evaluate": evaluate, "page": page}  # fmt: skip

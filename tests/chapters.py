@@ -28,13 +28,15 @@ def module_of(notebook: Path) -> str:
 def run(notebook: Path) -> None:
     "All cells that are not exported; what they define and replace stays in the module"
     os.chdir(notebook.parent)
-    sys.modules["__main__"] = module = importlib.import_module(f"pneumoprune.{module_of(notebook)}")
-    space = vars(module)
+    name = f"pneumoprune.{module_of(notebook)}"
+    space = vars(importlib.import_module(name))
     space["display"] = lambda *_: None
     skipped = re.compile(r"^(#\| *(export|default_exp|eval: *false|notest)|from nbdev|[%!])", re.M)
     for source in sources(notebook):
         if not skipped.search(source):
-            exec(compile(source, notebook.stem, "exec"), space)  # noqa: S102
+            # what is patched in the notebook is patched in the module
+            here = source.replace('"__main__.', f'"{name}.')
+            exec(compile(here, notebook.stem, "exec"), space)  # noqa: S102
 
 
 def main(notebooks: list[Path]) -> None:

@@ -14,16 +14,19 @@ import ast
 import importlib
 import importlib.util
 import json
+import keyword
 import multiprocessing
 import os
 import random
 import resource
 import sys
 import time
+import tokenize
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from importlib.machinery import SourceFileLoader
+from io import StringIO
 from pathlib import Path
 
 import chapters
@@ -33,7 +36,7 @@ CHAPTERS = {
     "evaluation": "05_evaluation", "pruning": "13_pruning", "channels": "14_channels", "graph": "15_graph",
     "cut": "16_cut", "compaction": "17_compaction", "slimming": "20_slimming",
 }  # fmt: skip
-FILES = ["evaluation", "mutants", "compaction", "tracing", "assessment", "oracles"]
+FILES = ["evaluation", "mutants", "compaction", "tracing", "breadth", "assessment", "oracles"]
 SECONDS = 12  # on the processor, that the tests of one mutant may take together; the quickest come first
 FORK = multiprocessing.get_context("fork")
 
@@ -140,13 +143,25 @@ def annotations(source: str) -> set[tuple[int, int]]:
     return places
 
 
+def stars(source: str) -> set[tuple[int, int]]:
+    "Places of stars that multiply nothing: arguments by keyword only, and those that are unpacked"
+    found, before = set(), None
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        after = before is not None and (before.type in (tokenize.NAME, tokenize.NUMBER) or before.string in ")]}")
+        if token.string in ("*", "**") and (not after or before.string in keyword.kwlist):
+            found.add(token.start)
+        if token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
+            before = token
+    return found
+
+
 def mutants(module: str) -> list[dict]:
     "Every change that cosmic-ray's operators make of a module"
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
     source, found = (ROOT / f"pneumoprune/{module}.py").read_text(encoding="utf-8"), []
-    without_effect, lines, tree = annotations(source), source.splitlines(), get_ast(source)
+    without_effect, lines, tree = annotations(source) | stars(source), source.splitlines(), get_ast(source)
     digest = sha256(source.encode()).hexdigest()[:16]
     for name in sorted(operator_names()):
         operator = get_operator(name)
@@ -213,16 +228,15 @@ def trial(mutant: dict, tests: list[str], seconds: float, send) -> None:
         os._exit(0)
     limit(3 * seconds + 10)
     sys.meta_path.insert(0, Changed(mutant["module"], source))
+    watch = Watch(lambda _: None)
+    if (files := [name for name in tests if name not in CHAPTERS]) and run_tests(files, watch):
+        send.send(list(watch.seconds)[-1] if watch.seconds else "import")
+        os._exit(1)
     for name in [name for name in tests if name in CHAPTERS]:
         try:
             run_chapter(name)
         except BaseException as error:
             send.send(f"{name}: {type(error).__name__}")
-            os._exit(1)
-    watch = Watch(lambda _: None)
-    if files := [name for name in tests if name not in CHAPTERS]:
-        if run_tests(files, watch):
-            send.send(list(watch.seconds)[-1] if watch.seconds else "import")
             os._exit(1)
     send.send("")
     os._exit(0)
@@ -238,11 +252,9 @@ def tried(mutant: dict, known: dict) -> dict:
     names = names if any(line in lines for line in here) else []
     chosen, total = [], 0.0
     for name in names:
-        total += known["seconds"][name]
-        if total > SECONDS and chosen:
-            total -= known["seconds"][name]
-            break
-        chosen.append(name)
+        if total + known["seconds"][name] < SECONDS or name == mutant["module"]:
+            chosen.append(name)
+            total += known["seconds"][name]
     begun = time.perf_counter()
     receive, send = FORK.Pipe(duplex=False)
     process = FORK.Process(target=trial, args=(mutant, chosen, total, send))

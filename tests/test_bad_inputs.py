@@ -63,7 +63,7 @@ def faults(cases, world, tmp_path) -> tuple[list[str], list[Ended]]:
     return [text for text, _ in found if text], [done for _, done in found]
 
 
-@pytest.mark.parametrize("name", ["predict", "explain", "compact", "lab"])
+@pytest.mark.parametrize("name", ["predict", "explain", "compact", "lab", "evaluate", "page"])
 def test_some_bad_inputs(name, world, tmp_path):
     cases = commands(world[0])[name]
     found, _ = faults(cases[sum(map(ord, name)) % EVERY :: EVERY], world, tmp_path)
@@ -71,7 +71,7 @@ def test_some_bad_inputs(name, world, tmp_path):
 
 
 @pytest.mark.hard
-@pytest.mark.parametrize("name", ["predict", "explain", "compact", "lab", "folders"])
+@pytest.mark.parametrize("name", ["predict", "explain", "compact", "lab", "folders", "evaluate", "page"])
 def test_all_bad_inputs(name, world, tmp_path, record_property):
     cases = commands(world[0])[name]
     found, ended = faults(cases, world, tmp_path)

@@ -227,3 +227,23 @@ def test_files_have_the_rights_that_files_have_here(tmp_path):
     (tmp_path / "plain").touch()
     save_network(torch.nn.Sequential(torch.nn.Linear(2, 2)), tmp_path / "network.safetensors")
     assert (tmp_path / "network.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_log_file_gets_lines_and_no_bar():
+    code = """
+import sys
+from pneumoprune import cli
+
+def slow(**_):
+    from tqdm.auto import tqdm
+    for _ in tqdm(range(500), desc="training"):
+        pass
+
+cli.app = slow
+cli.main()
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean)
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 0 and 1 <= len(lines) <= 3
+    assert all(line.startswith("training: ") for line in lines) and "500 of 500" in lines[-1]

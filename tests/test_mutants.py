@@ -1,5 +1,10 @@
 "Small changes of the code that other tests did not notice: each of these fails where its change is made"
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +12,10 @@ from scipy import stats
 from torch import nn
 from torch.nn.utils import prune
 
-from pneumoprune import benchmark, compaction, evaluation, pruning
+from pneumoprune import benchmark, compaction, evaluation, pruning, slimming
 from pneumoprune.alexnet import narrow_alexnet
+
+REFERENCE = Path(__file__).resolve().parents[1] / "results/reference"
 
 
 def same_answers(gap: float) -> tuple[list, list]:
@@ -91,3 +98,55 @@ def test_pruning_in_one_round_is_the_recipe_once(rounds):
     assert masks and masks.keys() == found.keys()
     assert all((found[name] <= mask).all() for name, mask in masks.items())  # what the first round masks stays masked
     assert all(torch.equal(found[name], mask) for name, mask in masks.items()) == (rounds == 1)
+
+
+def test_networks_that_never_disagree_show_no_difference():
+    right = np.array([True, False, True])
+    assert evaluation._mcnemar(right, right) == {"only_reference_right": 0, "only_candidate_right": 0, "p": 1.0}
+
+
+@pytest.mark.parametrize("like", [torch.arange(4), torch.tensor(2.5), torch.ones(3, dtype=torch.bool)])
+def test_what_is_no_batch_of_numbers_is_no_noise(like):
+    assert torch.equal(compaction._noise(like, 0, torch.Generator().manual_seed(0)), like)
+
+
+def test_slimming_is_set_as_in_the_reference_run():
+    "Its values were chosen on validation patients; a budget, seeds and the machine are a run's own"
+    recorded = json.loads((REFERENCE / "run.json").read_text(encoding="utf-8"))["settings"]["slim"]
+    mine = json.loads(json.dumps(asdict(slimming.SlimSettings(max_macs=recorded["max_macs"]))))
+    for part in ("train", "final"):
+        mine[part] = {name: value for name, value in mine[part].items() if name in recorded[part]}
+    assert mine == recorded
+
+
+def test_the_mean_importance_of_a_layer_is_one():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+    groups = slimming.channel_groups(net, torch.zeros(1, 1, 9, 9))
+    for criterion in ("l1", "l2"):
+        scores = slimming.score_channels(net, groups, criterion)
+        raw = [slimming.CRITERIA[criterion](net, group, np.random.default_rng(0)).numpy() for group in groups]
+        for score, own in zip(scores, raw):
+            assert score.mean() == pytest.approx(1) and np.allclose(score * own.mean(), own)
+
+
+@pytest.mark.parametrize(
+    "aucs, sizes, met, rounds, chosen, told",
+    [
+        ([0.95, 0.9451, 0.9449, 1], [9, 8, 7, 6], [], 3, 1, 3),  # within 0.005, then beyond
+        ([0.95, 0.95, 0.95, 0.95], [9, 8, 7, 6], [], 2, 2, 3),  # as many rounds as are allowed
+        ([0.95, 0.95, 0.95, 0.95], [9, 8, 8, 6], [], 3, 2, 3),  # nothing more goes
+        ([0.95, 0.6, 0.5, 0.5], [9, 8, 7, 6], [[False], [False], [True], [True]], 3, 2, 3),  # a budget decides alone
+        ([0.95, 0.6, 0.5, 0.5], [9, 8, 7, 6], [[False, True], [False, True], [True, False], [True, True]], 3, 3, 4),
+    ],
+)
+def test_where_slimming_stops(aucs, sizes, met, rounds, chosen, told, monkeypatch):
+    row = lambda number, *_: {"val_auc": aucs[number], "parameters": sizes[number]}
+    monkeypatch.setattr(slimming, "_row", row)
+    monkeypatch.setattr(slimming, "_round", lambda network, xrays, settings, number, *_: (number, 1.0))
+    monkeypatch.setattr(slimming, "_budgets_met", lambda settings, model, current, size: met and met[current])
+    monkeypatch.setattr(slimming, "shift_suite", lambda *_, **__: {})
+    xrays = SimpleNamespace(part=lambda _: None, size=64)
+    settings = slimming.SlimSettings(rounds=rounds)
+    network, rows = slimming._shrink(0, xrays, settings, None, None, None)
+    assert network == chosen and len(rows) == told
