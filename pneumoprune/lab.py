@@ -55,7 +55,14 @@ from .run import Run, load_run, summarise
 from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
 from pneumoprune.training import (
-    DamagedError, TrainSettings, _check_device, _device, _read_tensors, fit, predict, save_weights
+    DamagedError,
+    TrainSettings,
+    _check_device,
+    _device,
+    _read_tensors,
+    fit,
+    predict,
+    save_weights,
 )
 
 # %% ../nbs/25_lab.ipynb #a7bb9763
