@@ -385,12 +385,12 @@ def _mistake(error: Exception) -> str:
         text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
     return one_line(text)
 
-# %% ../nbs/28_cli.ipynb #a478e1bc
+# %% ../nbs/28_cli.ipynb #565eee84
 def _progress_in_lines() -> None:
     "Settings of `tqdm`, before anything imports it; the user's own stand"
     environ.setdefault("TQDM_MININTERVAL", "30")
     environ.setdefault("TQDM_MAXINTERVAL", "30")
-    environ.setdefault("TQDM_BAR_FORMAT", "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} to go{postfix}\n")
+    environ.setdefault("TQDM_BAR_FORMAT", "{desc}: {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}\n")
 
 # %% ../nbs/28_cli.ipynb #fe35eac2
 def main() -> None:

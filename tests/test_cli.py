@@ -246,4 +246,4 @@ cli.main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 0 and 1 <= len(lines) <= 3
-    assert all(line.startswith("training: ") for line in lines) and "500 of 500" in lines[-1]
+    assert all(line.startswith("training: ") for line in lines) and "500/500" in lines[-1]
