@@ -45,7 +45,7 @@ def _about(
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that the terminal lacks is told by its number, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
 
-# %% ../nbs/28_cli.ipynb #03429dde
+# %% ../nbs/28_cli.ipynb #0a8bced0
 _Table = Annotated[
     str | None, Option(help="CSV table of the images: its name inside the folder or zip, or a path.")
 ]
@@ -60,11 +60,14 @@ _Force = Annotated[
 ]
 
 
+_ROLES = ("path", "label", "patient", "split")
+
+
 def _roles(column: list[str] | None) -> dict[str, str]:
     "`--column label=Target` and the like, as a dictionary"
     pairs = [text.partition("=") for text in column or []]
-    if wrong := [text for text, (role, _, name) in zip(column or [], pairs) if not (role and name)]:
-        raise typer.BadParameter(f"--column {wrong[0]}: give a role and a name, such as label=Target")
+    if wrong := [text for text, (role, _, name) in zip(column or [], pairs) if role not in _ROLES or not name]:
+        raise typer.BadParameter(f"--column {wrong[0]}: give a role ({', '.join(_ROLES)}) and a name: label=Target")
     return {role: name for role, _, name in pairs}
 
 # %% ../nbs/28_cli.ipynb #6323b830
