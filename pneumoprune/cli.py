@@ -147,7 +147,7 @@ def _making(out: Path, resume: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #8ed189f8
+# %% ../nbs/28_cli.ipynb #c065cbe7
 @app.command()
 def lab(
     data: _Data = None,
@@ -180,7 +180,7 @@ def lab(
         with needs("lab", "pneumoprune lab"):
             from pneumoprune.lab import lab_settings, run_lab, run_seed
         if quick:
-            typer.echo("pneumoprune: note: a smoke run shows that every stage works; its numbers mean nothing", err=True)
+            typer.echo("pneumoprune: note: a smoke run: all stages work; its numbers mean nothing", err=True)
         settings = lab_settings(
             epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, quick=quick,
             synthetic=data is None, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
