@@ -194,7 +194,7 @@ def survives(path: Path = ROOT / "tests/survives.json") -> str:
         "any_file_operation_fails": (
             "a file operation fails, and all after it: one line, exit code 2", "operation"),
         "a_disk_without_room_whatever_language_writes": (
-            "no room for a file of 0, 1,000 or 100,000 bytes: one line, exit code 2", "room"),
+            "no room for a file of more than 1,000, or 100,000, bytes: one line, exit code 2", "room"),
         "a_damaged_file_is_named_and_made_anew": (
             "{damages:.0f} damages (a bit flipped, a file cut, emptied, deleted), each named by `check`", "damaged"),
     }  # fmt: skip
