@@ -180,7 +180,7 @@ def test_words_follow_the_sign(sign, folders, tmp_path):
     times.to_csv(run / "latency.csv", index=False)
     english, russian = told(ENGLISH[3:5], run), told(RUSSIAN[2:4], run)
     for verb, right in (("rises", sign > 0), ("falls", sign < 0)):
-        assert (f"Here, accuracy {verb} by 5.0 points, which the choice of patients does not explain" in english) == right
+        assert (f"Here, accuracy {verb} by 5.0 points, which the choice of patients does not" in english) == right
     assert ("The network masked is non-inferior to the original" in english) == (sign > 0)
     assert ("The network masked is inferior to the original in accuracy and AUC" in english) == (sign < 0)
     assert f"masked {'is 2.00 times as fast' if sign > 0 else 'takes 2.00 times as long'}" in english
