@@ -218,7 +218,7 @@ _EARLIER: _Columns = {
     **{f"verdicts on {name}": lambda r, name=name: _judgement(r.get(name)) for name in ("masked", "slim-int8")},
 }
 
-# %% ../nbs/10_tables.ipynb #43bfc024
+# %% ../nbs/10_tables.ipynb #27a61020
 def _all_trainings(run: Run) -> dict:
     "What a run with several trainings reached over all of them, as a row of the table of runs"
     over = run.summary["seeds"]
@@ -241,7 +241,9 @@ def earlier_table(
         if name == "this run":
             told = ", ".join([say("this run"), *([say("first training")] if seed_count(run) > 1 else [])])
         rows.append({"name": told, **{outcome["model"]: outcome for outcome in outcomes.to_dict("records")}})
-    return _table([*rows, *([_all_trainings(run)] if seed_count(run) > 1 else [])], _EARLIER)
+    rows += [_all_trainings(run)] if seed_count(run) > 1 else []
+    found = {"run"}.union(*rows)  # a column of a network that no run has is left out
+    return _table(rows, {header: show for header, show in _EARLIER.items() if header.rpartition(" ")[2] in found})
 
 # %% ../nbs/10_tables.ipynb #5d0a9afe
 def _over_seeds(metric: Literal["accuracy", "auc"]) -> _Columns:

@@ -63,7 +63,7 @@ def numbers(text: str) -> list[str]:
     "Numbers of a text but for list markers, names of networks, link targets and what is constant by nature"
     text = re.sub(r"(?m)^\d+\. ", "", text)
     text = re.sub(r"slim-int8|float64|float32|\]\([^)]*\)|batch \d+|95 %|95%-[ей]|1000 outputs", "", text)
-    text = re.sub(r"`[^`]*`|CC BY 4.0|@[a-z]+\d+|SHA-256", "", text)
+    text = re.sub(r"`[^`]*`|CC BY 4.0|@[a-z]+\d+|SHA-256|пороге 0,5", "", text)
     return re.findall(r"\d[\d,.]*·10\^[^^]+\^|\d(?:[\d,.\u00a0]*\d)?", text)  # a power of ten is one number
 
 
@@ -180,7 +180,7 @@ def test_words_follow_the_sign(sign, folders, tmp_path):
     times.to_csv(run / "latency.csv", index=False)
     english, russian = told(ENGLISH[3:5], run), told(RUSSIAN[2:4], run)
     for verb, right in (("rises", sign > 0), ("falls", sign < 0)):
-        assert (f"Here, accuracy {verb} by 5.0 points, more than the choice of patients explains" in english) == right
+        assert (f"Here, accuracy {verb} by 5.0 points, which the choice of patients does not" in english) == right
     assert ("The network masked is non-inferior to the original" in english) == (sign > 0)
     assert ("The network masked is inferior to the original in accuracy and AUC" in english) == (sign < 0)
     assert f"masked {'is 2.00 times as fast' if sign > 0 else 'takes 2.00 times as long'}" in english
@@ -231,7 +231,7 @@ def test_several_seeds_are_told_and_decide(folders, tmp_path):
     run = altered(folders[1], tmp_path / "run", "summary.json", change)
     for names, mean, verdict in (
         (ENGLISH, "mean accuracy of 0.123 [0.100, 0.200]", "is not shown to be non-inferior to the original"),
-        (RUSSIAN, "0,123 [0,100; 0,200]", "не доказано, что не уступает исходной по точности"),
+        (RUSSIAN, "0,123 [0,100; 0,200]", "может уступать исходной по точности"),
     ):
         text = told(names, run)
         assert text.count(mean) >= 2 and verdict in text
