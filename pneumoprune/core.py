@@ -134,7 +134,7 @@ def _sync(path: Path) -> None:
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 
-# %% ../nbs/01_core.ipynb #12034266
+# %% ../nbs/01_core.ipynb #f09134d5
 @contextmanager
 def atomic_path(
     path: str | Path,  # where the finished file belongs; missing folders are made
@@ -162,6 +162,10 @@ def atomic_path(
             raise
         message = f"{path} can't be written ({error.strerror}); make room, or choose another place"
         raise PneumopruneError(message) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # in which safetensors tells of a full disk
+            raise
+        raise PneumopruneError(f"{path} can't be written ({error}); make room, or choose another place") from error
     finally:
         draft.unlink(missing_ok=True)
 
