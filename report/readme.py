@@ -226,7 +226,7 @@ def _made(record: dict) -> str:
     "When and with what, and how well the tests watch the code"
     dates = ", ".join(sorted({one["date"] for one in record.values()}))
     versions = ", ".join(f"{name} {number}" for name, number in record["hard"]["versions"].items())
-    told = [f"Recorded from tests that have run to their end, {dates}, with {versions}. `make survives` runs all of them."]
+    told = [f"Recorded from tests that ran to their end, {dates}, with {versions}. `make survives` runs all of them."]
     if "coverage" in record:
         percent = record["coverage"]["found"]["percent"]
         told.append(f"Chapters and tests together reach {percent:g} % of the lines (`make coverage`).")
