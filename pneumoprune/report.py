@@ -487,13 +487,17 @@ def _contents(blocks: list, report: _Report) -> dict:
     title = Para([{"t": "Strong", "c": [Str(report.words["toc"])]}])
     return Div(["contents", [], [["role", "navigation"]]], [title, {"t": "BulletList", "c": entries}])
 
-# %% ../nbs/27_report.ipynb #232b0cf5
+# %% ../nbs/27_report.ipynb #84e723af
 _GAP = '<span class="language"></span>'
 
 
-def _links(output: Path) -> dict:
-    "The line above the title: the PDF, and a gap for the page in the other language"
-    return RawBlock("html", f'<p class="other"><a href="{quote(output.with_suffix(".pdf").name)}">PDF</a>{_GAP}</p>')
+def _links(output: Path, lang: str) -> dict:
+    "The line above the title: the PDF, the network in the browser if it is there, a gap for the other language"
+    links = [("PDF", quote(output.with_suffix(".pdf").name))]
+    if (output.parent / "page" / "index.html").is_file():
+        links.append(("In the browser", "page/") if lang == "en" else ("Сеть в браузере", "page/#ru"))
+    line = " · ".join(f'<a href="{place}">{name}</a>' for name, place in links)
+    return RawBlock("html", f'<p class="other">{line}{_GAP}</p>')
 
 
 def _link_languages(page: Path) -> None:
@@ -508,7 +512,7 @@ def _link_languages(page: Path) -> None:
         with atomic_path(at) as draft:
             draft.write_text(linked, encoding="utf-8")
 
-# %% ../nbs/27_report.ipynb #8574686b
+# %% ../nbs/27_report.ipynb #349a9135
 def _html(blocks: list, report: _Report, output: Path) -> None:
     "Write the report as one HTML file"
     contents = _contents(blocks, report)
@@ -524,7 +528,7 @@ def _html(blocks: list, report: _Report, output: Path) -> None:
     notice = [Div(["", ["notice"], []], [Para([Str(words)])])] if words else []
     (report.build / "style.html").write_text(_CSS, encoding="utf-8")
     style = f"--include-in-header={report.build / 'style.html'}"
-    page = _write([_links(output), *notice, *blocks], "html", report, style)
+    page = _write([_links(output, report.book.lang), *notice, *blocks], "html", report, style)
     with atomic_path(output) as draft:
         draft.write_text(page, encoding="utf-8")
     _link_languages(output)
