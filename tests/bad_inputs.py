@@ -729,6 +729,14 @@ def commands(folder: Path) -> dict[str, list[Case]]:
         Case("compact", weights, *out, *factory, "--onnx", no_place + ".onnx", told=("text.txt",)),
         Case("compact", weights, *out, *factory, "--nothing"),
     ]
+    no_images = (  # where images are asked for, and what the message names
+        ("missing.zip", "missing.zip"),
+        (a_folder, "empty"),
+        (a_file, "text.txt"),
+        (image, "x.png"),
+        (str(folder / "strange/pipe.zip"), "pipe.zip"),
+        ("/dev/zero", "/dev/zero"),
+    )
     quick = ("--quick", "--size", "64", "--epochs", "1", "--out", "run")
     lab = [
         *(Case("lab", *quick, "--data", path, told=(_shown(path)[:10],)) for path in each("sources")),
@@ -748,12 +756,7 @@ def commands(folder: Path) -> dict[str, list[Case]]:
         *(
             Case("lab", *quick, "--data", path, told=(word,))
             for path, word in (
-                ("missing.zip", "missing.zip"),
-                (a_folder, "empty"),
-                (a_file, "text.txt"),
-                (image, "x.png"),
-                (str(folder / "strange/pipe.zip"), "pipe.zip"),
-                ("/dev/zero", "/dev/zero"),
+                *no_images,
                 ("/dev/null", "/dev/null"),
                 (model, "good.onnx"),
                 ("", ""),
@@ -835,12 +838,7 @@ def commands(folder: Path) -> dict[str, list[Case]]:
         *(
             Case("evaluate", path, told=(word,))
             for path, word in (
-                ("missing.zip", "missing.zip"),
-                (a_folder, "empty"),
-                (a_file, "text.txt"),
-                (image, "x.png"),
-                (str(folder / "strange/pipe.zip"), "pipe.zip"),
-                ("/dev/zero", "/dev/zero"),
+                *no_images,
                 ("", ""),
                 ("f" * 300, "fff"),
                 (f"{ESCAPE}.zip", ".zip"),
