@@ -70,13 +70,13 @@ def _roles(column: list[str] | None) -> dict[str, str]:
         raise typer.BadParameter(f"--column {wrong[0]}: give a role ({', '.join(_ROLES)}) and a name: label=Target")
     return {role: name for role, _, name in pairs}
 
-# %% ../nbs/28_cli.ipynb #5ddbfd33
+# %% ../nbs/28_cli.ipynb #fc645fbc
 def _refuse_without(images: Path | None, option: str, **told: Any) -> None:
     "What is told of images that are not given would be ignored"
     for name, value in told.items():
         if images is None and value not in (None, [], ()):
             given = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"{given} tells of the images that {option} names: give both, or leave {given} out")
+            raise typer.BadParameter(f"{given} tells of images that {option} names: give both, or leave {given} out")
 
 # %% ../nbs/28_cli.ipynb #6323b830
 _Data = Annotated[Path | None, Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")]
