@@ -50,14 +50,17 @@ def shortcut(run) -> list[str]:
         return []
     alone = {split: interval(shortcut_auc(run, "texture", split)) for split in ("val", "test")}
     means = effects.groupby("model", sort=False)[["misled", "follows_val"]].mean()
-    each = [f"{row.misled:.3f} for `{row.Index}` (its scores follow texture by {row.follows_val:.2f})"
-            for row in means.itertuples()]
+    listed = lambda values: ", ".join(values[:-1]) + " and " + values[-1]
+    misled, following = (
+        listed([f"{value:.{digits}f} (`{name}`)" for name, value in means[column].items()])
+        for column, digits in (("misled", 3), ("follows_val", 2))
+    )
     return [
         f"\nThe label can be guessed without lungs: details finer than eight pixels alone tell it with an AUC of "
         f"{alone['val']} on validation patients and {alone['test']} on the test set. Over the validation pairs in which "
-        f"they mislead, the AUC is {', '.join(each[:-1])} and {each[-1]}; over all pairs it is "
-        f"{effects['all_pairs'].min():.3f} to {effects['all_pairs'].max():.3f}. These are means over trainings, images as "
-        "they are and simulated shifts; following is a rank correlation within a class."
+        f"they mislead, the AUC of the networks is {misled}; over all pairs it is {effects['all_pairs'].min():.3f} to "
+        f"{effects['all_pairs'].max():.3f}. Within a class, the rank correlation of their scores with texture is "
+        f"{following}. These are means over trainings; the AUC is that of images as they are and of simulated shifts."
     ]
 
 
