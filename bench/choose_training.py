@@ -72,7 +72,7 @@ PARTS = {"slim": SLIM, "original": ORIGINAL, "crossed": CROSSED}
 
 
 def jobs(seeds: int) -> list[tuple[str, str, int, int]]:
-    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm, then the original in one split and in all folds"
+    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm; the original in one split; then in all folds"
     todo = []
     for seed in range(seeds):
         todo += [("slim", arm, seed, fold) for fold in range(FOLDS) for arm in SLIM]

@@ -38,13 +38,13 @@ def _head(**entries: Any) -> str:
         from huggingface_hub import ModelCardData
     return f"---\n{ModelCardData(**entries).to_yaml().strip()}\n---\n"
 
-# %% ../nbs/26_cards.ipynb #fbf60a9a
+# %% ../nbs/26_cards.ipynb #16089a21
 _KERMANY = "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"  # SHA-256 of the archive
 _SOURCE = """Chest X-rays of children of one to five years, labelled normal or pneumonia: Kermany et al., *Cell* 172
 (2018), 1122-1131, licence CC BY 4.0. They are not part of this project and are not redistributed by it."""
 _SHORTCUTS = """- One hospital, frontal images. The test set is harder than any validation set cut from training.
 - Details finer than eight pixels, which resampling and compression leave, tell much of the label, and so does the
-  aspect ratio of the file. Neither is a sign of disease. The model card tells how the network does where they mislead."""
+  aspect ratio of the file. Neither is a sign of disease. The model card tells what a network makes of them."""
 _UNKNOWN = "- Who made and labelled the images, and what gives the label away in them, is not known to this card."
 
 
@@ -96,7 +96,7 @@ def _guard_told(run: Run) -> str:
     told = refused(run)
     return f"\nThe file carries a guard: images unlike the training images get no decision. {told}\n" if told else ""
 
-# %% ../nbs/26_cards.ipynb #7eb2b0fc
+# %% ../nbs/26_cards.ipynb #2ca2d2df
 _SHORTCUT_HEAD = """
 ## Shortcuts examined
 
@@ -104,10 +104,10 @@ _SHORTCUT_HEAD = """
 |---|---|---|---|---|---|
 """
 _SHORTCUT_FOOT = """
-A shortcut tells the label without showing disease. *Alone*: AUC of a model that sees nothing else, on patients it was not
-fitted to. *Where it misleads*: this network's AUC over the pairs of validation images that the shortcut ranks the wrong way;
-like *over all pairs* the mean over images as they are and every simulated shift, and over the trainings. *Follows it*: rank
-correlation of the network's scores with the shortcut's, among validation images of one class.
+A shortcut tells the label without showing disease. *Alone*: AUC of a model that sees nothing else, on patients it was
+not fitted to. *Where it misleads*: this network's AUC over the pairs of validation images that the shortcut ranks the
+wrong way; like *over all pairs* the mean over images as they are and every simulated shift, and over the trainings.
+*Follows it*: rank correlation of the network's scores with the shortcut's, among validation images of one class.
 """
 
 
