@@ -87,6 +87,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pneumoprune.cards._results': ('cards.html#_results', 'pneumoprune/cards.py'),
                                    'pneumoprune.cards._row': ('cards.html#_row', 'pneumoprune/cards.py'),
                                    'pneumoprune.cards._seeds_told': ('cards.html#_seeds_told', 'pneumoprune/cards.py'),
+                                   'pneumoprune.cards._shortcut_row': ('cards.html#_shortcut_row', 'pneumoprune/cards.py'),
+                                   'pneumoprune.cards._shortcuts_told': ('cards.html#_shortcuts_told', 'pneumoprune/cards.py'),
                                    'pneumoprune.cards._table': ('cards.html#_table', 'pneumoprune/cards.py'),
                                    'pneumoprune.cards.data_card': ('cards.html#data_card', 'pneumoprune/cards.py'),
                                    'pneumoprune.cards.model_card': ('cards.html#model_card', 'pneumoprune/cards.py'),
