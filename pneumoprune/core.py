@@ -109,6 +109,16 @@ def needs(
         sentence = f"{what} needs {name}, which is not installed: pip install {package}"
         raise MissingExtra(sentence, name=error.name) from None
 
+# %% ../nbs/01_core.ipynb #45051a4b
+def several_processes() -> bool:
+    "Is this process one of several that were started together?"
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def first_process() -> bool:
+    "Is this process alone, or the first of several?"
+    return not several_processes() or int(os.environ.get("RANK", 0)) == 0
+
 # %% ../nbs/01_core.ipynb #6fc550e6
 MB = 2**20  # bytes; the megabyte of every table
 

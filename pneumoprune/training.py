@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #c59cb4b2
+# %% ../nbs/12_training.ipynb #cfd17f7d
 import copy
 import ctypes
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 import warnings
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
@@ -38,7 +39,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from .alexnet import Standardise, copy_network
-from .core import PneumopruneError, atomic_path
+from .core import PneumopruneError, atomic_path, several_processes
 from .data import XRays
 
 # %% ../nbs/12_training.ipynb #62f52b78
@@ -414,17 +415,43 @@ def _widest(device: torch.device) -> torch.dtype:
     "The most exact numbers of a device"
     return torch.float32 if device.type == "mps" else torch.float64
 
-# %% ../nbs/12_training.ipynb #840f14ce
+# %% ../nbs/12_training.ipynb #7bd08c0f
+_PATIENCE = timedelta(days=2)  # that a process waits for the others
+
+
+def _join(device: str) -> bool:
+    "Whether that device is the CPU; processes that were started together form a group, if they have not yet"
+    cpu = _device(device).type == "cpu"
+    PartialState(cpu=cpu, timeout=_PATIENCE)
+    return cpu
+
+# %% ../nbs/12_training.ipynb #e652dc5e
 def _accelerator(settings: TrainSettings) -> Accelerator:
     "The device, precision and processes of a training; `PneumopruneError` for a device that is not there"
     _check_device(settings.device)
     # Accelerate keeps the precision and device of an earlier training of this process; where several processes train
     # together, the group they form stays
-    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)
-    precision, cpu = settings.precision, settings.device == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=not several_processes())
+    precision, cpu = settings.precision, _join(settings.device)
     if precision == "auto":
         precision = "bf16" if _has_bf16(cpu) else "fp32"
     return Accelerator(cpu=cpu, mixed_precision="no" if precision == "fp32" else precision)
+
+# %% ../nbs/12_training.ipynb #d4de6cd5
+def _from_first(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+    "What the first process makes, in every process; where it fails, all fail alike"
+    if accelerator.num_processes == 1:
+        return make()
+    told: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            told = [make()]
+        except PneumopruneError as error:
+            told = [error]
+    (made,) = broadcast_object_list(told)
+    if isinstance(made, PneumopruneError):
+        raise made
+    return made
 
 # %% ../nbs/12_training.ipynb #32ec7adc
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -621,25 +648,58 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor, whole
     hits = (logits.argmax(1) == labels).sum().to(_widest(labels.device))
     return torch.stack([loss.detach().to(hits.dtype) * whole[1], hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/12_training.ipynb #849e426c
+# %% ../nbs/12_training.ipynb #3196d8d5
+class _SharedDropout:
+    "A batch of `count` images, of which this process has some rows: how much of each number its dropout keeps"
+
+    def __init__(self):
+        self.rows, self.count = slice(0, 0), 0
+
+    def of(self, count: int, accelerator: Accelerator) -> slice:
+        "The rows of this process in a batch of so many images"
+        cuts = torch.arange(count).tensor_split(accelerator.num_processes)[accelerator.process_index]
+        self.rows, self.count = slice(int(cuts[0]), int(cuts[-1]) + 1), count
+        return self.rows
+
+    def forward(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        "What the layer does to the rows of this process"
+        drawn = type(layer).forward(layer, x.new_ones(self.count, *x.shape[1:]))
+        return x * drawn[self.rows]
+
+
+@contextmanager
+def _shared_dropout(training: "_Training") -> Iterator[_SharedDropout]:
+    "The rows of this process; where there are several, dropout is that of the whole batch meanwhile"
+    shared, several = _SharedDropout(), training.accelerator.num_processes > 1
+    layers = [m for m in training.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and several]
+    for layer in layers:
+        layer.forward = partial(shared.forward, layer)
+    try:
+        yield shared
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward")
+
+# %% ../nbs/12_training.ipynb #c106d75b
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
     settings, train, accelerator = training.settings, training.train, training.accelerator
     seed = (settings.seed * 10_007 + epoch) * 1_009
     generator = torch.Generator().manual_seed(seed)
     order, numbers = torch.randperm(len(train), generator=generator), _draw(len(train), generator)
-    torch.manual_seed(seed + accelerator.process_index)  # of dropout
+    torch.manual_seed(seed)  # of dropout
     training.net.train()
     side, class_weights = settings.side(epoch, train.size), _class_weights(train.labels)[train.labels]
     totals = torch.zeros(3, dtype=_widest(accelerator.device), device=accelerator.device)
-    for step, batch in enumerate(order[: training.steps * training.size].split(training.size), 1):
-        mine = batch.tensor_split(accelerator.num_processes)[accelerator.process_index]
-        images = _augmented(training.take(mine), numbers[mine], side, settings)
-        labels = training.labels[mine.to(accelerator.device, non_blocking=True)]
-        totals += _step(training, images, labels, (float(class_weights[batch].sum()), len(batch)))
-        if step % _pause(settings) == 0 or step == training.steps:
-            _average(training, (step - 1) % _pause(settings) + 1)
-        bar.update(1)
+    with _shared_dropout(training) as shared:
+        for step, batch in enumerate(order[: training.steps * training.size].split(training.size), 1):
+            mine = batch[shared.of(len(batch), accelerator)]
+            images = _augmented(training.take(mine), numbers[mine], side, settings)
+            labels = training.labels[mine.to(accelerator.device, non_blocking=True)]
+            totals += _step(training, images, labels, (float(class_weights[batch].sum()), len(batch)))
+            if step % _pause(settings) == 0 or step == training.steps:
+                _average(training, (step - 1) % _pause(settings) + 1)
+            bar.update(1)
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
 
@@ -791,12 +851,12 @@ def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqd
     silent: dict[str, Any] = {} if accelerator.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
     return tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=pace, **silent)
 
-# %% ../nbs/12_training.ipynb #dea57b03
+# %% ../nbs/12_training.ipynb #12372810
 def _epoch(training: _Training, val: XRays, name: str, epoch: int, bar: tqdm) -> dict:
     "Train and validate once; the row of the history"
     start, side = time.perf_counter(), training.settings.side(epoch, val.size)
     trained = _train_epoch(training, epoch, bar)
-    validated = _validate(training.averaged, val, side)
+    validated = _from_first(training.accelerator, lambda: _validate(training.averaged, val, side))
     return dict(zip(HISTORY, (name, epoch + 1, *trained, *validated, time.perf_counter() - start)))
 
 # %% ../nbs/12_training.ipynb #8bdbd312
@@ -857,11 +917,11 @@ class _Keeper:
             self.job = self.thread.submit(self.write, self.folder, state, self.best)
             self.best, self.written = {}, time.monotonic()
 
-# %% ../nbs/12_training.ipynb #6e9e7c78
+# %% ../nbs/12_training.ipynb #a5a509e5
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
     "The epochs that are still to be done; the history of all"
     settings, steps, accelerator = training.settings, training.steps, training.accelerator
-    good = (folder and _read_state(folder, identity)) or _take(training, [], False)
+    good = _from_first(accelerator, lambda: folder and _read_state(folder, identity)) or _take(training, [], False)
     _put(training, good)
     kept = folder if accelerator.is_main_process else None
     bar = _progress(accelerator, settings.epochs * steps, len(good.history) * steps, name)
@@ -895,17 +955,22 @@ def _finish(training: _Training, model: nn.Module, folder: Path | None, identity
     if accelerator.device.type != "cpu":
         accelerator.free_memory()
 
-# %% ../nbs/12_training.ipynb #c4dd0563
-def _finished(model: nn.Module, folder: Path, identity: dict) -> list[dict] | None:
-    "Give `model` the weights of a finished training, and return its history; None where it is not finished"
+# %% ../nbs/12_training.ipynb #6f3b1176
+def _finished(folder: Path, identity: dict) -> tuple[dict[str, torch.Tensor], list[dict]] | None:
+    "Weights and history of a finished training; None where it is not finished"
     path = folder / "last.safetensors"
     if not path.exists():
         return None
     tensors, notes = _read_tensors(path)
     _same_training(path, notes, identity)
+    return tensors, json.loads(notes["history"])
+
+
+def _as_trained(model: nn.Module, tensors: dict[str, torch.Tensor], history: list[dict]) -> list[dict]:
+    "Leave `model` as its training left it; the history"
     model.load_state_dict(tensors)
-    model.to(memory_format=torch.channels_last).eval()  # as training leaves it: predictions agree to the last bit
-    return json.loads(notes["history"])
+    model.to(memory_format=torch.channels_last).eval()  # predictions agree to the last bit
+    return history
 
 # %% ../nbs/12_training.ipynb #59aec7ea
 def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> None:
@@ -915,7 +980,13 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #297bf293
+# %% ../nbs/12_training.ipynb #2b216282
+def _refuse_checkpoints(folder: Path) -> None:
+    "`PneumopruneError` for a folder that holds a training"
+    if any(folder.glob("*.safetensors")):
+        raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
+
+
 def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
@@ -924,7 +995,7 @@ def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name
     _finish(training, model, folder, identity, history)
     return history
 
-# %% ../nbs/12_training.ipynb #aebd55cd
+# %% ../nbs/12_training.ipynb #c7728f8d
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
     xrays: XRays,  # with splits "train" and "val"; others are ignored
@@ -939,7 +1010,7 @@ def fit(
     Train `model`; it is left with the averaged weights of the last epoch, in evaluation mode, in float32, on the CPU.
 
     `folder` holds `last.safetensors` and `best.safetensors` (best validation AUC) at the end. A training that diverges
-    is set back an epoch and goes on at half its rate, once. The number of processes changes nothing but dropout and the
+    is set back an epoch and goes on at half its rate, once. The number of processes changes nothing but the
     order of sums; on a CPU a resumed training ends with the same bits as one in a go. Raises `PneumopruneError` when it
     diverges again, when `folder` holds another training or a damaged result, or when a split lacks a class.
     """
@@ -950,10 +1021,10 @@ def fit(
     folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)
     identity = _identity(settings, xrays, model, name, teacher is not None)
-    if not resume and folder and any(folder.glob("*.safetensors")):
-        raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
-    if folder and (history := _finished(model, folder, identity)):
-        return pd.DataFrame(history, columns=HISTORY)
+    if not resume:
+        _from_first(accelerator, lambda: folder and _refuse_checkpoints(folder))
+    if finished := _from_first(accelerator, lambda: folder and _finished(folder, identity)):
+        return pd.DataFrame(_as_trained(model, *finished), columns=HISTORY)
     with torch.random.fork_rng(), _keep_memory(accelerator.device):
         history = _train(model, train, val, settings, accelerator, teacher, name, folder, identity)
     _warn_of_nothing(model, val, name, settings.device)
