@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
+from types import ModuleType
 
 _MODULES = {  # name -> the module it is fetched from
     "CompactionError": "channels",
@@ -71,17 +72,17 @@ class _Finder:
 
     @staticmethod
     def find_spec(name: str, path=None, target=None):
-        package, _, module = name.rpartition(".")
-        found = PathFinder.find_spec(name, path) if package == __name__ and module in _EXTRAS else None
+        package, _, own = name.rpartition(".")
+        found = PathFinder.find_spec(name, path) if package == __name__ and own in _EXTRAS else None
         if found is None or found.loader is None:
             return None
         execute = found.loader.exec_module
 
-        def exec_module(new) -> None:
+        def exec_module(module: ModuleType) -> None:
             from .core import needs
 
-            with needs(_EXTRAS[module], name):
-                execute(new)
+            with needs(_EXTRAS[own], name):
+                execute(module)
 
         found.loader.exec_module = exec_module
         return found
