@@ -619,6 +619,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pneumoprune.data.merge_patients': ('data.html#merge_patients', 'pneumoprune/data.py'),
                                   'pneumoprune.data.participant_flow': ('data.html#participant_flow', 'pneumoprune/data.py'),
                                   'pneumoprune.data.patient_of': ('data.html#patient_of', 'pneumoprune/data.py'),
+                                  'pneumoprune.data.room_for': ('data.html#room_for', 'pneumoprune/data.py'),
                                   'pneumoprune.data.show_grid': ('data.html#show_grid', 'pneumoprune/data.py'),
                                   'pneumoprune.data.show_samples': ('data.html#show_samples', 'pneumoprune/data.py'),
                                   'pneumoprune.data.split_by_cluster': ('data.html#split_by_cluster', 'pneumoprune/data.py'),

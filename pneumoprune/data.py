@@ -6,7 +6,7 @@
 __all__ = ['CLASSES', 'SPLITS', 'EXTERNAL', 'DataError', 'XRays', 'show_samples', 'find_duplicates', 'load_xrays',
            'load_labelled', 'participant_flow', 'dataset_table', 'download', 'split_validation', 'split_by_cluster']
 
-# %% ../nbs/03_data.ipynb #dc56b652
+# %% ../nbs/03_data.ipynb #74e4b854
 import hashlib
 import importlib
 import json
@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ def _as_slice(index: np.ndarray | list | slice) -> np.ndarray | slice:
         return slice(int(index[0]), int(index[-1]) + 1)
     return index
 
-# %% ../nbs/03_data.ipynb #c4c094c2
+# %% ../nbs/03_data.ipynb #5c9763ad
 _IN_MEMORY = 2**28  # bytes of scattered images that are simply copied
 
 
@@ -95,17 +96,24 @@ def _mapped(images: np.ndarray) -> np.memmap | None:
     return array if isinstance(array, np.memmap) else None
 
 
-def _gather(images: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
-    "The images at these positions: a view, a copy in memory, or one in a mapped file without a name"
-    mapped = _mapped(images)
-    if isinstance(index, slice) or mapped is None or len(index) * images[:1].nbytes <= _IN_MEMORY:
-        return images[index]
+def room_for(count: int, images: np.ndarray) -> np.ndarray:
+    "Room for so many more images of this kind: in memory, or in a mapped file without a name if these are in one"
+    shape, mapped = (count, *images.shape[1:]), _mapped(images)
+    if mapped is None or count * images[:1].nbytes <= _IN_MEMORY:
+        return np.empty(shape, np.uint8)
     beside = Path(mapped.filename).parent if mapped.filename else None
     with tempfile.TemporaryFile(dir=beside if beside and os.access(beside, os.W_OK) else None) as draft:
-        found = np.memmap(draft, np.uint8, "w+", shape=(len(index), *images.shape[1:]))
+        return np.asarray(np.memmap(draft, np.uint8, "w+", shape=shape))
+
+
+def _gather(images: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
+    "The images at these positions: a view, or a copy"
+    if isinstance(index, slice) or _mapped(images) is None:
+        return images[index]
+    found = room_for(len(index), images)
     for start in range(0, len(index), 1024):
         found[start : start + 1024] = images[index[start : start + 1024]]
-    return np.asarray(found)
+    return found
 
 # %% ../nbs/03_data.ipynb #b16b1857
 @dataclass(frozen=True, eq=False, repr=False)
@@ -809,7 +817,10 @@ def _open_table(path: Path, table: str | Path | None, columns: Mapping[str, str]
     content = files.read(inside[0]) if inside else Path(table).read_bytes()
     return _table_source(files, content, Path(name).name, columns, max_pixels)
 
-# %% ../nbs/03_data.ipynb #3a226cb8
+# %% ../nbs/03_data.ipynb #950dfde0
+_AT_ONCE = 8  # images of one order to a thread
+
+
 def _decode_all(
     source: _Source,
     out: np.ndarray,  # uint8 (N, 1, S, S), filled with the images
@@ -825,8 +836,11 @@ def _decode_all(
             return complaint(error)
         return None
 
+    def decode_some(start: int) -> list[str | None]:
+        return [decode(i) for i in range(start, min(start + _AT_ONCE, len(out)))]
+
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        reasons = pool.map(decode, range(len(out)))
+        reasons = chain.from_iterable(pool.map(decode_some, range(0, len(out), _AT_ONCE)))
         progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False, delay=2)
         try:
             return {i: reason for i, reason in enumerate(progress) if reason is not None}
