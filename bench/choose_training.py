@@ -140,7 +140,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _shift(folder: Path, kind: str, ratio: np.ndarray | None) -> None:
+def _shift(folder: Path, kind: str, ratio: np.ndarray | None = None) -> None:
     "The images under one shift, squeezed as they are, and the middle of each where the aspect ratios are known"
     from pneumoprune.data import XRays
     from pneumoprune.synthetic import shifted

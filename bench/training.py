@@ -98,7 +98,7 @@ class Fit:
 
     def __iter__(self) -> Iterator[int]:
         self.state.net.train()
-        with training._first_in_blocks(self.state.model, self.state.accelerator):
+        with training._suited_to_cpu(self.state.model, self.state.accelerator):
             for number, (batch, numbers) in enumerate(self.batches(), 1):
                 self.spent.append(self.step(batch, numbers, number % training._pause(self.settings) == 0))
                 yield len(batch)

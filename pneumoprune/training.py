@@ -135,22 +135,32 @@ def _transforms(draws: _Draws, strength: float, aspect: float) -> torch.Tensor:
     down = [mirror * sin * scale, cos * scale / stretch, shift_y]
     return torch.stack([*across, *down], 1).view(-1, 2, 3)
 
-# %% ../nbs/12_training.ipynb #17bd0d2d
+# %% ../nbs/12_training.ipynb #7f1bfa8e
+@cache
+def _shrink(size: int, side: int, device: torch.device) -> torch.Tensor:
+    "The matrix (side, size) that makes fewer rows of an image, each the mean of those it stands for"
+    rows = torch.eye(size).view(1, 1, size, size)
+    return F.interpolate(rows, size=(side, size), mode="area")[0, 0].to(device)
+
+
 def _sample(x: torch.Tensor, transforms: torch.Tensor, side: int) -> torch.Tensor:
     "Each image under its affine map, (N, 1, side, side); 0 where a place lies outside the image"
     if x.shape[-1] >= 1.5 * side:
-        x = F.interpolate(x, size=(side, side), mode="area")
+        rows = _shrink(x.shape[-1], side, x.device)
+        x = rows @ x @ rows.mT
     # what F.affine_grid computes, without its slow product of many thin matrices
     at = (2 * torch.arange(side, device=x.device) + 1) / side - 1
     a, b, shift_x, c, d, shift_y = (entry.view(-1, 1, 1) for entry in transforms.flatten(1).unbind(1))
-    column, row = at, at.view(1, side, 1)
-    grid = torch.stack([(a * column + shift_x) + b * row, (c * column + shift_y) + d * row], -1)
+    # x and y as one complex number, so that a place is a single sum
+    along, down = torch.complex(a * at + shift_x, c * at + shift_y), torch.complex(b * at, d * at).mT
+    grid = torch.view_as_real(along + down)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-# %% ../nbs/12_training.ipynb #21ada30a
+# %% ../nbs/12_training.ipynb #b0e08032
 def _gamma(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
     "Another power of the grey levels (in [0, 1]), in place"
-    return x.clamp_(1e-4, 1).pow_(torch.exp(draws.between("gamma", -0.5, 0.5) * strength))
+    power = torch.exp(draws.between("gamma", -0.5, 0.5) * strength)
+    return x.clamp_(1e-4, 1).log_().mul_(power).exp_()  # faster on a CPU than pow_
 
 # %% ../nbs/12_training.ipynb #96d890c7
 def _expose(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
@@ -159,17 +169,25 @@ def _expose(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
     offset = draws.between("brightness", -0.2, 0.2) * strength
     return x.sub_(0.5).mul_(contrast).add_(offset + 0.5).clamp_(0, 1)
 
-# %% ../nbs/12_training.ipynb #e4e79079
+# %% ../nbs/12_training.ipynb #33779ca7
+@cache
+def _taps(side: int, radius: int, device: torch.device) -> torch.Tensor:
+    "For each place of a kernel, a matrix that moves an image by so many rows: (2 radius + 1, side, side)"
+    rows = torch.arange(side).view(1, side)
+    reflected = F.pad(rows.float(), (radius, radius), mode="reflect").long().view(-1)
+    moved = torch.stack([reflected[at : at + side] for at in range(2 * radius + 1)])
+    return F.one_hot(moved, side).float().to(device)
+
+
 def _blur(x: torch.Tensor, sigma: torch.Tensor, largest: float) -> torch.Tensor:
     "Gaussian blur, `sigma` (N, 1, 1, 1) being the standard deviation of each image's kernel, at most `largest` pixels"
-    n, _, height, width = x.shape
-    radius = min(max(1, math.ceil(2.5 * largest)), height - 1)
+    n, side = len(x), x.shape[-1]
+    radius = min(max(1, math.ceil(2.5 * largest)), side - 1)
     at = torch.arange(-radius, radius + 1, device=x.device).float()
     kernel = torch.exp(-0.5 * (at / sigma.view(n, 1).clamp(min=1e-3)) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
-    padded = F.pad(x.view(1, n, height, width), (radius,) * 4, mode="reflect")
-    rows = F.conv2d(padded, kernel.view(n, 1, 1, -1), groups=n)
-    return F.conv2d(rows, kernel.view(n, 1, -1, 1), groups=n).view(n, 1, height, width)
+    matrix = (kernel @ _taps(side, radius, x.device).flatten(1)).view(n, 1, side, side)
+    return matrix @ x @ matrix.mT
 
 # %% ../nbs/12_training.ipynb #1a9795ca
 def _soften(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
@@ -189,13 +207,14 @@ def _noise_tape(pixels: int, device: torch.device) -> torch.Tensor:
     "Normal numbers, long enough for an image of so many pixels from every place"
     return torch.randn(_TAPE + pixels, generator=torch.Generator().manual_seed(0)).to(device)
 
-# %% ../nbs/12_training.ipynb #95fdfba6
+# %% ../nbs/12_training.ipynb #33cb664e
 def _add_noise(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
     "Gaussian noise on two in five images (grey levels in [0, 1]), in place, with a standard deviation of up to 0.06"
     noisy, theirs = draws.chosen("noises", 0.4)
     if len(noisy):
-        pixels = torch.arange(x[0].numel(), device=x.device).view(x[:1].shape)
-        noise = _noise_tape(x[0].numel(), x.device)[theirs.between("grain", 0, _TAPE).long() + pixels]
+        start = theirs.between("grain", 0, _TAPE).long().flatten()
+        pieces = _noise_tape(x[0].numel(), x.device).unfold(0, x[0].numel(), 1)  # a view: every piece of the tape
+        noise = pieces[start].view(-1, *x.shape[1:])
         x[noisy] += noise.mul_(theirs.between("level", 0, 0.06) * strength)
         x.clamp_(0, 1)
     return x
@@ -550,7 +569,12 @@ def _keep_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_MALLOPT["mmap max"], 65536)
         libc.malloc_trim(0)
 
-# %% ../nbs/12_training.ipynb #26050c81
+# %% ../nbs/12_training.ipynb #d05e23f3
+def _autocast_type(x: torch.Tensor) -> torch.dtype:
+    "In which numbers a CPU multiplies `x` where this is asked"
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
     "(N, 1, H, W) to (N, side², H / side, W / side): the pixels of each block as channels, the fastest index in memory"
     n, _, height, width = x.shape
@@ -565,10 +589,10 @@ def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     rest = -kernel % stride  # up to whole blocks
     end = (windows - 1) * stride + kernel + rest - x.shape[-1] - pad
     weight = F.pad(conv.weight.sum(1, keepdim=True), (0, rest, 0, rest))
-    planes = F.pad(x[:, :1], (pad, end, pad, end))
+    planes = F.pad(x[:, :1].to(_autocast_type(x)), (pad, end, pad, end))
     return F.conv2d(_in_blocks(planes, stride), _in_blocks(weight, stride), conv.bias)
 
-# %% ../nbs/12_training.ipynb #331438cf
+# %% ../nbs/12_training.ipynb #7b25a844
 def _standardise_once(layer: Standardise, images: torch.Tensor) -> torch.Tensor:
     "What the layer computes, its planes one in memory"
     centred = images - images.mean((1, 2, 3), keepdim=True)
@@ -588,20 +612,82 @@ def _is_plain(conv: nn.Module) -> bool:
     square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
     return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
 
+# %% ../nbs/12_training.ipynb #330f1919
+class _Linear(torch.autograd.Function):
+    "`F.linear` for (N, inputs), with another gradient of the weight"
 
-def _first_layers(model: nn.Module) -> dict[nn.Module, Callable]:
-    "`Standardise` and the convolution behind it, with their replacements; empty where a network has no such pair"
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        towards_x = grad @ weight if ctx.needs_input_grad[0] else None
+        towards_weight = grad.T.contiguous() @ x if ctx.needs_input_grad[1] else None
+        return towards_x, towards_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _multiply(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    if x.ndim != 2:
+        return type(layer).forward(layer, x)
+    kind = _autocast_type(x)
+    return _Linear.apply(x.to(kind), layer.weight.to(kind), None if layer.bias is None else layer.bias.to(kind))
+
+# %% ../nbs/12_training.ipynb #dfc3e508
+def _drop(layer: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+    "Dropout, decided byte by byte"
+    if not layer.training:
+        return x
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * layer.p)
+    return x * kept.to(x.dtype).div_(1 - layer.p)
+
+# %% ../nbs/12_training.ipynb #2e04a0ee
+def _pool_first(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    "A chain of layers; each max pooling comes before the ReLU it follows"
+    chain = list(layers)
+    for at, pair in enumerate(zip(chain, chain[1:])):
+        if type(pair[0]) is nn.ReLU and type(pair[1]) is nn.MaxPool2d:
+            chain[at : at + 2] = reversed(pair)
+    for layer in chain:
+        x = layer(x)
+    return x
+
+
+def _pool_average(layer: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
+    return x if x.shape[-2:] == size else type(layer).forward(layer, x)
+
+# %% ../nbs/12_training.ipynb #0c7e0f59
+def _is_fine(dropout: nn.Dropout) -> bool:
+    return 0 < dropout.p < 1 and float(256 * dropout.p).is_integer()
+
+
+_WAYS: dict[type, tuple[Callable, Callable[[Any], bool]]] = {  # layer -> how it computes meanwhile, and when it may
+    nn.Linear: (_multiply, lambda _: True), nn.Dropout: (_drop, _is_fine),
+    nn.Sequential: (_pool_first, lambda _: True), nn.AdaptiveAvgPool2d: (_pool_average, lambda _: True),
+}  # fmt: skip
+
+
+def _replacements(model: nn.Module) -> dict[nn.Module, Callable]:
+    "Layers, and how they compute meanwhile"
     layers = [layer for layer in model.modules() if not any(True for _ in layer.children())]
     pairs = [pair for pair in zip(layers, layers[1:]) if isinstance(pair[0], Standardise) and _is_plain(pair[1])]
     found = {layer: way for pair in pairs for layer, way in zip(pair, (_standardise_once, _convolve))}
-    return {} if any("forward" in vars(layer) for layer in found) else found
+    for layer in model.modules():
+        way, fits = _WAYS.get(type(layer), (None, None))
+        if way and fits and fits(layer):
+            found[layer] = way
+    return {layer: way for layer, way in found.items() if "forward" not in vars(layer)}
 
 
 @contextmanager
-def _first_in_blocks(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    "The convolution behind `Standardise` computes in blocks meanwhile, where that pays; no parameter changes its place"
+def _suited_to_cpu(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    "Layers compute in other ways meanwhile, where that pays; no parameter changes its place"
     pays = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    changed = _first_layers(model) if pays else {}
+    changed = _replacements(model) if pays else {}
     for layer, way in changed.items():
         layer.forward = partial(way, layer)
     try:
@@ -648,7 +734,7 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor, whole
     hits = (logits.argmax(1) == labels).sum().to(_widest(labels.device))
     return torch.stack([loss.detach().to(hits.dtype) * whole[1], hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/12_training.ipynb #3196d8d5
+# %% ../nbs/12_training.ipynb #daaf34d6
 class _SharedDropout:
     "A batch of `count` images, of which this process has some rows: how much of each number its dropout keeps"
 
@@ -661,10 +747,9 @@ class _SharedDropout:
         self.rows, self.count = slice(int(cuts[0]), int(cuts[-1]) + 1), count
         return self.rows
 
-    def forward(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        "What the layer does to the rows of this process"
-        drawn = type(layer).forward(layer, x.new_ones(self.count, *x.shape[1:]))
-        return x * drawn[self.rows]
+    def forward(self, drop: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        "What a layer does to the rows of this process"
+        return x * drop(x.new_ones(self.count, *x.shape[1:]))[self.rows]
 
 
 @contextmanager
@@ -672,13 +757,16 @@ def _shared_dropout(training: "_Training") -> Iterator[_SharedDropout]:
     "The rows of this process; where there are several, dropout is that of the whole batch meanwhile"
     shared, several = _SharedDropout(), training.accelerator.num_processes > 1
     layers = [m for m in training.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and several]
+    before = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = partial(shared.forward, layer)
+        layer.forward = partial(shared.forward, layer.forward)
     try:
         yield shared
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, before):
             vars(layer).pop("forward")
+            if forward is not None:
+                layer.forward = forward
 
 # %% ../nbs/12_training.ipynb #c106d75b
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
@@ -980,7 +1068,7 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #2b216282
+# %% ../nbs/12_training.ipynb #73dbae1d
 def _refuse_checkpoints(folder: Path) -> None:
     "`PneumopruneError` for a folder that holds a training"
     if any(folder.glob("*.safetensors")):
@@ -990,7 +1078,7 @@ def _refuse_checkpoints(folder: Path) -> None:
 def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
-    with _first_in_blocks(model, accelerator):
+    with _suited_to_cpu(model, accelerator):
         history = _run_epochs(training, val, name, folder, identity)
     _finish(training, model, folder, identity, history)
     return history

@@ -59,7 +59,8 @@ def shortcut(run) -> list[str]:
         f"\nThe label can be guessed without lungs: details finer than eight pixels alone tell it with an AUC of "
         f"{alone['val']} on validation patients and {alone['test']} on the test set. Over the validation pairs in "
         f"which they mislead, the AUC of the networks is {misled}; over all pairs it is "
-        f"{effects['all_pairs'].min():.3f} to {effects['all_pairs'].max():.3f}. Within a class, the rank correlation of their scores with texture is "
+        f"{effects['all_pairs'].min():.3f} to {effects['all_pairs'].max():.3f}. Within a class, the rank correlation "
+        f"of their scores with texture is "
         f"{following}. These are means over trainings; the AUC is that of images as they are and of simulated shifts."
     ]
 

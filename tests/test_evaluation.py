@@ -490,7 +490,7 @@ def true_measures(skill, spread):
 
 
 def simulated_trainings(rng, seeds, spread, skills, patients=200):
-    "Trainings of several networks: `spread` between seeds, and one image of each patient, half of whose difficulty is shared"
+    "Trainings of several networks, `spread` between seeds; one image of each patient, its difficulty half shared"
     labels = np.r_[0, 1, rng.integers(0, 2, patients - 2)]
     shared, half = rng.normal(0, 0.5**0.5, patients), 0.5**0.5
     logits = {
@@ -520,7 +520,8 @@ def test_intervals_over_seeds_and_patients_hold_the_truth_as_often_as_they_promi
                 (0, alone, truths["a"][i]), (1, compared["difference"], truths["b"][i] - truths["a"][i])
             ):
                 inside[row, i] += found[measure][1] <= truth <= found[measure][2]
-            wrongly[i] += ev.noninferiority(compared, margins=margins)[measure]["verdict"] in ("superior", "non-inferior")
+            verdict = ev.noninferiority(compared, margins=margins)[measure]["verdict"]
+            wrongly[i] += verdict in ("superior", "non-inferior")
     print(seeds, spread, inside / trials, wrongly / trials)
     assert (inside >= stats.binom.ppf(0.01, trials, 0.95)).all()
     assert (wrongly <= stats.binom.ppf(0.99, trials, 0.025)).all()
