@@ -65,7 +65,7 @@ class Fit:
         self.size, self.settings = size, training.TrainSettings(device="cpu", resample=0.75)
         accelerator = training._accelerator(self.settings)
         self.state = training._Training(alexnet(seed=0), xrays, self.settings, accelerator, None)
-        self.weights = training._class_weights(xrays.labels)[xrays.labels]
+        self.weights = training._class_weights(xrays.counts)[xrays.labels]
         self.spent: list[list[float]] = []
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
