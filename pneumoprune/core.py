@@ -88,7 +88,7 @@ def nameless(
     text = names.astype(str).str.strip().str.lower()
     return (names.isna() | text.isin(("", "nan", "none", "<na>", "nat", "null"))).to_numpy()
 
-# %% ../nbs/01_core.ipynb #2e5a079a
+# %% ../nbs/01_core.ipynb #16a67692
 class MissingExtra(PneumopruneError, ImportError):
     "An extra of the package is not installed: the message holds the command that installs it"
 
@@ -101,7 +101,7 @@ def needs(
     "Imports inside raise `MissingExtra` where a module of another package is not installed"
     try:
         yield
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, MissingExtra) as error:  # the outermost block knows what was asked for
         name = error.name or str(error)
         if name.partition(".")[0] == "pneumoprune":
             raise  # a defect, no missing extra
