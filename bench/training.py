@@ -70,7 +70,7 @@ class Fit:
         self.settings = training.TrainSettings(device="cpu", resample=0.75)
         accelerator = training._accelerator(self.settings)
         self.state = training._Training(alexnet(seed=0), xrays, self.settings, accelerator, None)
-        self.weights = training._class_weights(xrays.labels)[xrays.labels]
+        self.weights = training._class_weights(xrays.counts)[xrays.labels]
         self.sides = Counter(self.settings.side(epoch, FULL) for epoch in range(self.settings.epochs))
         self.spent: dict[int, list[list[float]]] = defaultdict(list)
 
