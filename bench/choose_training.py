@@ -4,11 +4,12 @@
     python bench/choose_training.py --show                # the table of choose_training.csv
     python bench/choose_training.py chest_xray.zip --limit 200 --epochs 1 --workers 2 --device cpu    # a smoke run
 
-Two parts, in turns, so that a time limit leaves rows of all arms:
+Three parts, in turns, so that a time limit leaves rows of all arms:
 
 - `slim`: a network of slim's widths, trained from scratch as `SlimSettings.final` says, without a teacher. 5 folds by
   patient over all training patients.
 - `original`: AlexNet at full width, as `TrainSettings` says. One split, 15 % of the patients.
+- `crossed`: the same with the arms between which that one split decided, in the 5 folds of slim.
 
 Criteria, of the patients held out, each the mean over clean images and every simulated shift: AUC over all pairs
 (`auc`), AUC over the pairs in which texture (`texture`) or aspect ratio (`aspect`) points the wrong way. Both shortcuts
@@ -20,6 +21,7 @@ The rule, made before the first row was there. A row's value is the mean of `auc
 the mean over its folds. An arm beats the base where the mean over seeds is higher by more than twice its standard error
 (from the differences seed by seed) and `auc` is not lower by more than that. Of arms that beat the base, the best is
 taken; one that is as good within a standard error and simpler (earlier in the list) is preferred. Else the base stays.
+Arms that joined later (`LATER`, and the part `crossed`) are judged by the same rule.
 """
 
 import argparse
@@ -43,7 +45,9 @@ from PIL import Image
 HERE = Path(__file__).parent
 CSV, REFERENCE = HERE / "choose_training.csv", HERE.parent / "results/reference"
 FOLDS = 5
-INPUTS = {"": (224, 1), "pool-2": (224, 2), "128px": (128, 1)}  # side of the images, pooled by
+INPUTS = {  # the side of the images, by what their pixels are averaged, how their files end
+    "": (224, 1, ""), "pool-2": (224, 2, ""), "128px": (128, 1, ""), "160px": (160, 1, ""), "crop": (224, 1, "-crop"),
+}  # fmt: skip
 
 RESAMPLE = dict(resample=0.75)
 SLIM = {  # arm -> input, changes of the settings; the simpler ones first
@@ -55,20 +59,25 @@ SLIM = {  # arm -> input, changes of the settings; the simpler ones first
     "resample-0.15": ("", dict(resample=0.75, smallest=0.15)),
     "128px+resample": ("128px", RESAMPLE),
 }
+LATER = {"160px": ("160px", {}), "crop": ("crop", {}), "30-epochs": ("", dict(epochs=30))}
+SLIM |= LATER
 ORIGINAL = {
     "64@2e-4": {},
     "64@2e-4+resample": RESAMPLE,
     "128@3e-4": dict(batch_size=128, lr=3e-4),
     "128@3e-4+resample": dict(batch_size=128, lr=3e-4, **RESAMPLE),
 }
+CROSSED = {arm: ORIGINAL[arm] for arm in ("64@2e-4", "64@2e-4+resample")}
+PARTS = {"slim": SLIM, "original": ORIGINAL, "crossed": CROSSED}
 
 
 def jobs(seeds: int) -> list[tuple[str, str, int, int]]:
-    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm, then the original"
+    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm; the original in one split; then in all folds"
     todo = []
     for seed in range(seeds):
         todo += [("slim", arm, seed, fold) for fold in range(FOLDS) for arm in SLIM]
         todo += [("original", arm, seed, 0) for arm in ORIGINAL]
+        todo += [("crossed", arm, seed, fold) for fold in range(FOLDS) for arm in CROSSED]
     return todo
 
 
@@ -101,20 +110,21 @@ def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, 
         xrays = xrays.take(np.sort(np.argsort([rank[p] for p in xrays.patients], kind="stable")[:limit]))
     assert set(xrays.split) == {"train"}, "test images must not be here"
     np.save(folder / "clean.npy", xrays.images)
-    for side in (128,):
+    for side in (128, 160):
         blocks = torch.as_tensor(np.array(xrays.images)).split(256)
         small = [interpolate(b.float(), (side, side), mode="bilinear", antialias=True).round().byte() for b in blocks]
         np.save(folder / f"clean-{side}.npy", torch.cat(small).numpy())
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(workers, len(SHIFTS)), initializer=_one_thread) as pool:
-        pending = pool.starmap_async(_shift, [(folder, kind) for kind in SHIFTS])
         columns = {"name": xrays.names, "label": xrays.labels, "patient": xrays.patients}
-        table = pd.DataFrame(columns)
-        table["texture"] = texture_score(xrays.images, xrays.labels, xrays.patients)
+        table, ratio = pd.DataFrame(columns), None
         if aspects:
             known = pd.read_csv(aspects).set_index("name")["log_aspect"]
             ratio = known.reindex(table["name"].str.replace("\\", "/")).to_numpy()
             assert np.isfinite(ratio).all(), f"{aspects} lacks some of the images"
+        pending = pool.starmap_async(_shift, [(folder, kind, ratio) for kind in ("clean", *SHIFTS)])
+        table["texture"] = texture_score(xrays.images, xrays.labels, xrays.patients)
+        if ratio is not None:
             table["aspect"] = shortcut_scores(ratio[:, None], xrays.labels, xrays.patients)
         deal = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
         for fold, (_, held_out) in enumerate(deal.split(table, table["label"], table["patient"])):
@@ -130,15 +140,25 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _shift(folder: Path, kind: str) -> None:
-    "The images under one shift"
+def _shift(folder: Path, kind: str, ratio: np.ndarray | None = None) -> None:
+    "The images under one shift, squeezed as they are, and the middle of each where the aspect ratios are known"
     from pneumoprune.data import XRays
     from pneumoprune.synthetic import shifted
 
     images = np.load(folder / "clean.npy", mmap_mode="r")
     n = len(images)
     xrays = XRays(images, np.zeros(n, int), np.arange(n).astype(str), np.full(n, ""), np.full(n, "train"), "", "")
-    np.save(folder / f"{kind}.npy", shifted(xrays, kind).images)
+    if kind != "clean":
+        np.save(folder / f"{kind}.npy", images := shifted(xrays, kind).images)
+    if ratio is not None:
+        np.save(folder / f"{kind}-crop.npy", np.stack([_middle(*pair) for pair in zip(images, ratio, strict=True)]))
+
+
+def _middle(image: np.ndarray, log_aspect: float) -> np.ndarray:
+    "What is left of a squeezed image (1, side, side) where the longer side is cropped instead"
+    side, wide, high = image.shape[-1], min(1, np.exp(-log_aspect)), min(1, np.exp(log_aspect))
+    box = side * (1 - wide) / 2, side * (1 - high) / 2, side * (1 + wide) / 2, side * (1 + high) / 2
+    return np.asarray(Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR, box=box))[None]
 
 
 def widths() -> tuple[tuple, tuple]:
@@ -159,7 +179,7 @@ def network(part: str, pooled: int, seed: int):
     from pneumoprune.alexnet import alexnet, narrow_alexnet
     from pneumoprune.slimming import SlimSettings
 
-    if part == "original":
+    if part != "slim":
         return alexnet(seed=seed)
     conv, linear = widths()
     model = narrow_alexnet(conv, linear, planes=1, dropout=SlimSettings().dropout, seed=seed)
@@ -197,11 +217,11 @@ def train_one(folder: Path, job: tuple, epochs: int | None, device: str) -> dict
     part, arm, seed, fold = job
     start, table = time.perf_counter(), pd.read_csv(folder / "table.csv")
     shape, changes = SLIM[arm] if part == "slim" else ("", ORIGINAL[arm])
-    side, pooled = INPUTS[shape]
+    side, pooled, end = INPUTS[shape]
     settings = replace(SlimSettings().final if part == "slim" else TrainSettings(), **changes, seed=seed, device=device)
     settings = replace(settings, epochs=epochs or settings.epochs)
-    held_out = (table["fold"] == fold if part == "slim" else table["held_out"]).to_numpy()
-    images = np.load(folder / ("clean.npy" if side == 224 else f"clean-{side}.npy"), mmap_mode="r")
+    held_out = (table["held_out"] if part == "original" else table["fold"] == fold).to_numpy()
+    images = np.load(folder / (f"clean{end}.npy" if side == 224 else f"clean-{side}.npy"), mmap_mode="r")
     split = np.where(held_out, "val", "train")
     xrays = XRays(images, table["label"].to_numpy(), table["patient"].astype(str).to_numpy(),
                   table["name"].to_numpy(str), split, "training patients", "")
@@ -209,7 +229,7 @@ def train_one(folder: Path, job: tuple, epochs: int | None, device: str) -> dict
     fit(model, xrays, settings, name=arm)
     trained = time.perf_counter() - start
     model.to(_device(device))
-    files = {kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in ("clean", *SHIFTS)}
+    files = {kind: np.load(folder / f"{kind}{end}.npy", mmap_mode="r") for kind in ("clean", *SHIFTS)}
     scores = {kind: predict(model, file[held_out], side=side) for kind, file in files.items()}
     row = {"part": part, "arm": arm, "seed": seed, "fold": fold, "input": shape or "224px"}
     row |= criteria(scores, table[held_out].reset_index(drop=True))
@@ -244,7 +264,7 @@ def run(options: argparse.Namespace) -> None:
         prepare(options.archive, options.aspects, options.limit, folder, options.workers)
         print(f"prepared in {time.time() - started:.0f} s", flush=True)
         todo, done = context.Queue(), context.Queue()
-        wanted = [job for job in jobs(options.seeds) if options.part in (None, job[0])]
+        wanted = [job for job in jobs(options.seeds) if job[0] in options.part]
         old = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame()
         have = set(zip(old["part"], old["arm"], old["seed"], old["fold"])) if len(old) else set()
         for job in wanted:
@@ -282,7 +302,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(value=(rows["auc"] + rows["texture"]) / 2)
     names = [name for name in ("value", "auc", "texture", "aspect", "clean", "follows", "seconds") if name in rows]
     found = []
-    for part, arms in (("slim", SLIM), ("original", ORIGINAL)):
+    for part, arms in PARTS.items():
         mine = rows[rows["part"] == part]
         base = mine[mine["arm"] == next(iter(arms))].set_index(["seed", "fold"])
         for arm in arms:
@@ -308,7 +328,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="so many images")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--part", choices=("slim", "original"))
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--show", action="store_true", help="print the table of --out")
     options = parser.parse_args()

@@ -31,7 +31,7 @@ def per_step(model: torch.nn.Module, xrays: XRays) -> float:
     settings = training.TrainSettings(device="cpu", resample=0.75)
     state = training._Training(model, xrays, settings, training._accelerator(settings), None)
     state.net.train()
-    with training._first_in_blocks(state.model, state.accelerator):
+    with training._suited_to_cpu(state.model, state.accelerator):
         spent = [_one_step(state, xrays, settings, number) for number in range(STEPS)]
     training._finish(state, model, None, {}, [])
     return float(np.median(spent[2:]))

@@ -4,11 +4,15 @@
 
 The tutorial's loop: ImageFolder, a DataLoader with two workers, transforms of PIL (resize, rotation, mirror, crop),
 float32, Adam, batches of 64. `fit` does its whole augmentation, in the precision it chooses, with the average of the
-weights and the clipping that it always has. Neither validates nor writes. Each turn times as many steps of both.
+weights and the clipping that it always has. Neither validates nor writes. Each turn times as many steps of all.
+
+`fit` trains its first epochs on smaller images, the tutorial's loop does not. So 128 pixels are compared twice: with
+the loop as it is, and with one whose images are as small. A whole training counts every epoch at its own side.
 """
 
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +29,8 @@ from pneumoprune.alexnet import alexnet
 from pneumoprune.data import CLASSES, XRays
 
 BATCH, STEPS, ROUNDS = 64, 4, 5
-GOALS = {224: 4, 128: 7}  # side in pixels -> times as fast
+FULL, SMALL = 224, 128  # sides in pixels
+FIXED = "clipping, optimiser and averaging of a step"
 
 
 def write_folder(xrays: XRays, folder: Path) -> Path:
@@ -57,16 +62,17 @@ def tutorial(folder: Path, size: int) -> Iterator[int]:
 
 
 class Fit:
-    "Trains as `fit` does; `spent` tells the seconds of each part of its steps"
+    "Trains as `fit` does, at several sides in turn; `spent` tells the seconds of each part of its steps"
 
     PARTS = ("augmentation", "forward", "backward", "clipping", "optimiser", "averaging")
 
-    def __init__(self, xrays: XRays, size: int):
-        self.size, self.settings = size, training.TrainSettings(device="cpu", resample=0.75)
+    def __init__(self, xrays: XRays):
+        self.settings = training.TrainSettings(device="cpu", resample=0.75)
         accelerator = training._accelerator(self.settings)
         self.state = training._Training(alexnet(seed=0), xrays, self.settings, accelerator, None)
-        self.weights = training._class_weights(xrays.labels)[xrays.labels]
-        self.spent: list[list[float]] = []
+        self.weights = training._class_weights(xrays.counts)[xrays.labels]
+        self.sides = Counter(self.settings.side(epoch, FULL) for epoch in range(self.settings.epochs))
+        self.spent: dict[int, list[list[float]]] = defaultdict(list)
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
@@ -74,11 +80,11 @@ class Fit:
             for batch in torch.randperm(len(self.weights)).split(BATCH)[:-1]:
                 yield batch, numbers[batch]
 
-    def step(self, batch: torch.Tensor, numbers: torch.Tensor, average: bool) -> list[float]:
+    def step(self, batch: torch.Tensor, numbers: torch.Tensor, side: int, average: bool) -> list[float]:
         "The parts of `training._train_epoch` and `training._step`, with a clock between them"
         state, clock = self.state, [time.perf_counter()]
         past = lambda: clock.append(time.perf_counter())
-        augmented = training._augmented(state.take(batch), numbers, self.size, self.settings)
+        augmented = training._augmented(state.take(batch), numbers, side, self.settings)
         past()
         whole = float(self.weights[batch].sum()), len(batch)
         loss = training._loss(state.net(augmented), state.labels[batch], state.weight, self.settings, None, whole)
@@ -96,12 +102,23 @@ class Fit:
         past()
         return np.diff(clock).tolist()
 
-    def __iter__(self) -> Iterator[int]:
+    def steps(self, side: int) -> Iterator[int]:
         self.state.net.train()
-        with training._first_in_blocks(self.state.model, self.state.accelerator):
-            for number, (batch, numbers) in enumerate(self.batches(), 1):
-                self.spent.append(self.step(batch, numbers, number % training._pause(self.settings) == 0))
-                yield len(batch)
+        for number, (batch, numbers) in enumerate(self.batches(), 1):
+            self.spent[side].append(self.step(batch, numbers, side, number % training._pause(self.settings) == 0))
+            yield len(batch)
+
+    def milliseconds(self, side: int) -> str:
+        "Where a step's time goes, in words"
+        spent = 1000 * np.median(self.spent[side][STEPS:], 0)
+        spent[-1] = 1000 * np.mean(self.spent[side][STEPS:], 0)[-1]  # not at every step
+        return "a step of `fit` takes, in ms: " + ", ".join(f"{part} {ms:.0f}" for part, ms in zip(self.PARTS, spent))
+
+    def fixed(self, side: int) -> list[float]:
+        "Milliseconds of what does not depend on the images, round by round"
+        spent = 1000 * np.array(self.spent[side][STEPS:])[:, 3:].sum(1)
+        pause = training._pause(self.settings)
+        return [float(part.mean()) for part in np.split(spent[: len(spent) // pause * pause], len(spent) // pause)]
 
 
 def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
@@ -114,31 +131,44 @@ def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
     return timed
 
 
-def compared(xrays: XRays, folder: Path, size: int, least: float) -> Iterator[Row]:
-    "`fit` against the tutorial's loop at one side"
-    ours = Fit(xrays, size)
-    contenders = {"tutorial": rate(tutorial(folder, size), False), "fit": rate(iter(ours), True)}
+TRIED = (
+    "tried and not kept: bf16 copies of the weights that the optimiser writes block by block (as slow as the casts "
+    "they save), `torch.compile` of clipping, AdamW and cast (faster, but it needs a C++ compiler and time to compile)"
+)
+MEMORY = "AdamW reads and writes every weight and its two moments, seven times 233 MB; " + TRIED
+
+
+def compared(ours: Fit, folder: Path) -> Iterator[Row]:
+    "`fit` at each side of its training against the tutorial's loop"
+    contenders = {f"loop {side}": rate(tutorial(folder, side), False) for side in (FULL, SMALL)}
+    contenders |= {f"fit {side}": rate(ours.steps(side), True) for side in ours.sides}
     turns = list(in_turns(contenders, ROUNDS))
-    spent = 1000 * np.median(ours.spent[STEPS:], 0)
-    spent[-1] = 1000 * np.mean(ours.spent[STEPS:], 0)[-1]  # not at every step
-    where = "a step of `fit` takes, in ms: " + ", ".join(f"{part} {ms:.0f}" for part, ms in zip(Fit.PARTS, spent))
-    yield row(f"training at {size} px: `fit` against the tutorial's loop", [t["fit"] / t["tutorial"] for t in turns],
-              "times", least=least, why=where)
-    for kind in contenders:
-        name = "`fit`" if kind == "fit" else "the tutorial's loop"
-        yield row(f"training at {size} px: {name}", [t[kind] for t in turns], "images/s")
-    fixed = np.sum(ours.spent[STEPS:], 0)[3:].sum() / len(ours.spent[STEPS:])
-    yield row(f"training at {size} px: clipping, optimiser and averaging of a step", 1000 * fixed, "ms", most=50,
-              why=where + "; the optimiser reads and writes every weight and its two moments, seven times 233 MB")
+    against = lambda fit, loop: [turn[f"fit {fit}"] / turn[f"loop {loop}"] for turn in turns]
+    loop = "the tutorial's loop"
+    yield row(f"training at {FULL} px: `fit` against {loop}", against(FULL, FULL), "times", least=4,
+              why=f"{ours.milliseconds(FULL)}; {TRIED}")
+    yield row(f"training at {SMALL} px, as `fit` begins, against {loop} at {FULL} px", against(SMALL, FULL), "times",
+              least=7, why=ours.milliseconds(SMALL))
+    yield row(f"training at {SMALL} px: `fit` against {loop} with images as small", against(SMALL, SMALL), "times")
+    epochs, count = ours.settings.epochs, ours.sides
+    spent = [sum(n / turn[f"fit {side}"] for side, n in count.items()) for turn in turns]  # for an image in each epoch
+    whole = [epochs / turn[f"loop {FULL}"] / own for turn, own in zip(turns, spent)]
+    sides = ", ".join(f"{n} at {side} px" for side, n in sorted(count.items()))
+    yield row(f"training for {epochs} epochs: `fit` ({sides}) against {loop} at {FULL} px", whole, "times")
+    for name in contenders:
+        kind, side = name.split()
+        kind = "`fit`" if kind == "fit" else loop
+        yield row(f"training at {side} px: {kind}", [turn[name] for turn in turns], "images/s")
+    yield row(f"training at {FULL} px: {FIXED}", ours.fixed(FULL), "ms", most=50,
+              why=f"{ours.milliseconds(FULL)}; {MEMORY}")
 
 
 def measure(data: Path | None) -> Iterator[Row]:
     train = images(data).part("train")
     train = train.take(np.random.default_rng(0).permutation(len(train))[:1024])
-    with tempfile.TemporaryDirectory() as name:
-        folder = write_folder(train, Path(name))
-        for size, least in GOALS.items():
-            yield from compared(train, folder, size, least)
+    ours = Fit(train)
+    with tempfile.TemporaryDirectory() as name, training._suited_to_cpu(ours.state.model, ours.state.accelerator):
+        yield from compared(ours, write_folder(train, Path(name)))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['model_card', 'data_card']
 
-# %% ../nbs/26_cards.ipynb #755a0a34
+# %% ../nbs/26_cards.ipynb #8363eb28
 from typing import Any
 
 from . import __version__
 from .core import needs
 from .evaluation import METRIC_NAMES
-from .phrases import interval, literal
-from .run import Run
+from .phrases import interval, literal, number
+from .run import SHORTCUTS, Run, shortcut_auc, shortcut_effects
 
 # %% ../nbs/26_cards.ipynb #6851fa1d
 _METRICS = {"auc": "roc_auc", "accuracy": "accuracy", "sensitivity": "recall", "specificity": "specificity"}
@@ -38,13 +38,13 @@ def _head(**entries: Any) -> str:
         from huggingface_hub import ModelCardData
     return f"---\n{ModelCardData(**entries).to_yaml().strip()}\n---\n"
 
-# %% ../nbs/26_cards.ipynb #26ed1cf7
+# %% ../nbs/26_cards.ipynb #16089a21
 _KERMANY = "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"  # SHA-256 of the archive
 _SOURCE = """Chest X-rays of children of one to five years, labelled normal or pneumonia: Kermany et al., *Cell* 172
 (2018), 1122-1131, licence CC BY 4.0. They are not part of this project and are not redistributed by it."""
 _SHORTCUTS = """- One hospital, frontal images. The test set is harder than any validation set cut from training.
 - Details finer than eight pixels, which resampling and compression leave, tell much of the label, and so does the
-  aspect ratio of the file. Neither is a sign of disease. The report measures both on pairs in which they mislead."""
+  aspect ratio of the file. Neither is a sign of disease. The model card tells what a network makes of them."""
 _UNKNOWN = "- Who made and labelled the images, and what gives the label away in them, is not known to this card."
 
 
@@ -96,7 +96,35 @@ def _guard_told(run: Run) -> str:
     told = refused(run)
     return f"\nThe file carries a guard: images unlike the training images get no decision. {told}\n" if told else ""
 
-# %% ../nbs/26_cards.ipynb #08e40603
+# %% ../nbs/26_cards.ipynb #2ca2d2df
+_SHORTCUT_HEAD = """
+## Shortcuts examined
+
+| shortcut | alone, validation | alone, test | where it misleads | over all pairs | follows it |
+|---|---|---|---|---|---|
+"""
+_SHORTCUT_FOOT = """
+A shortcut tells the label without showing disease. *Alone*: AUC of a model that sees nothing else, on patients it was
+not fitted to. *Where it misleads*: this network's AUC over the pairs of validation images that the shortcut ranks the
+wrong way; like *over all pairs* the mean over images as they are and every simulated shift, and over the trainings.
+*Follows it*: rank correlation of the network's scores with the shortcut's, among validation images of one class.
+"""
+
+
+def _shortcut_row(run: Run, name: str, shortcut: str) -> str:
+    "What was found of one shortcut and one network, as a row of Markdown"
+    means = shortcut_effects(run, shortcut, [name])[["misled", "all_pairs", "follows_val"]].mean()
+    alone = (interval(shortcut_auc(run, shortcut, split)) for split in ("val", "test"))
+    return f"| {' | '.join([shortcut, *alone, *map(number, means)])} |"
+
+
+def _shortcuts_told(run: Run, name: str) -> str:
+    "The section on shortcuts; empty for a run that does not know them"
+    known = [shortcut for shortcut in SHORTCUTS if shortcut in run.shortcuts]
+    rows = "\n".join(_shortcut_row(run, name, shortcut) for shortcut in known)
+    return f"{_SHORTCUT_HEAD}{rows}\n{_SHORTCUT_FOOT}" if known else ""
+
+# %% ../nbs/26_cards.ipynb #d3abaaad
 _MODEL = """
 # {name}
 
@@ -126,7 +154,7 @@ hospitals than those of the training data.
 {table}
 
 {seeds}
-{guard}
+{guard}{shortcuts}
 ## Limits
 
 {limits}
@@ -149,8 +177,8 @@ def model_card(
         name=name, parameters=model["parameters"], kilobytes=model["file_mb"] * 2**20 / 1000, size=data["size"],
         threshold=model["threshold"], data=literal(data["name"]), train=sum(data["counts"]["train"].values()),
         val=sum(data["counts"]["val"].values()), patients=data["patients"]["train"], table=_table(run, name),
-        seeds=_seeds_told(run), guard=_guard_told(run), origin=origin, limits=limits, version=__version__,
-        fingerprint=data["fingerprint"][:16],
+        seeds=_seeds_told(run), guard=_guard_told(run), shortcuts=_shortcuts_told(run, name), origin=origin,
+        limits=limits, version=__version__, fingerprint=data["fingerprint"][:16],
     )
 
 # %% ../nbs/26_cards.ipynb #df1d9614

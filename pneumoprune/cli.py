@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'main']
 
-# %% ../nbs/28_cli.ipynb #78968c58
+# %% ../nbs/28_cli.ipynb #fec3ab7c
 import math
+import signal
 import sys
 import warnings
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import typer
 from typer import Argument, Option
 
 from . import __version__
-from .core import MAX_PIXELS, PneumopruneError, needs, one_line, shown
+from .core import MAX_PIXELS, PneumopruneError, first_process, needs, one_line, several_processes, shown
 
 # %% ../nbs/28_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -155,7 +156,7 @@ def _making(out: Path, resume: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #14930f54
+# %% ../nbs/28_cli.ipynb #06317ba3
 @app.command()
 def lab(
     data: _Data = None,
@@ -187,7 +188,7 @@ def lab(
     with _making(out, resume):
         with needs("lab", "pneumoprune lab"):
             from pneumoprune.lab import lab_settings, run_lab, run_seed
-        if quick:
+        if quick and first_process():
             typer.echo("pneumoprune: note: a smoke run: all stages work; its numbers mean nothing", err=True)
         settings = lab_settings(
             epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, quick=quick,
@@ -204,7 +205,7 @@ def lab(
             told = "when all are there, the same command without --only-seed compares"
             return typer.echo(f"seed {only_seed} is in {made}; {told}")
         run = run_lab(data, out, settings, jobs=jobs, **reading)
-    if int(environ.get("RANK", 0)) == 0:  # where several processes train together, one answers
+    if first_process():  # where several processes train together, one answers
         typer.echo(_as_json(run) if json else _describe(run))
 
 # %% ../nbs/28_cli.ipynb #76c4443b
@@ -405,24 +406,48 @@ def _progress_in_lines() -> None:
     environ.setdefault("TQDM_MAXINTERVAL", "30")
     environ.setdefault("TQDM_BAR_FORMAT", "{desc}: {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}\n")
 
-# %% ../nbs/28_cli.ipynb #fe35eac2
+# %% ../nbs/28_cli.ipynb #2c7c36e6
+def _stop_once(*_) -> None:
+    "What a signal does: it interrupts, and no other signal interrupts the cleaning up"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _as_one_of_several() -> None:
+    "Settings of a process that has partners"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_once)
+    if not first_process():
+        environ["TQDM_DISABLE"] = "1"
+        warnings.simplefilter("ignore")
+
+# %% ../nbs/28_cli.ipynb #d916ca90
+def _complain(text: str, error: BaseException) -> None:
+    "To the user; of several processes the first does, and one that fails alone"
+    if first_process() or type(error).__name__ == "HelperError":
+        print(text, file=sys.stderr)
+
+# %% ../nbs/28_cli.ipynb #25d6ee99
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     if not sys.stderr.isatty():
         _progress_in_lines()
     # a warning is a sentence to the user, who has no use for the line of code it came from
-    again = ""
     warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(message)}\n"
+    if several_processes():
+        _as_one_of_several()
     try:
         code = app(prog_name="pneumoprune", standalone_mode=False)
+        if code == 130:  # what typer, too, makes of Ctrl-C
+            raise KeyboardInterrupt
     except (PneumopruneError, _ClickException, OSError) as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
             print(error.format_message())  # type: ignore
         else:
-            print(f"pneumoprune: {_mistake(error)}", file=sys.stderr)
+            _complain(f"pneumoprune: {_mistake(error)}", error)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt, _Interrupted) as error:
-        code, again = 130, str(error)
-    if code == 130:  # what typer, too, makes of Ctrl-C
-        print(f"\npneumoprune: interrupted; {again or 'give the same command again'}", file=sys.stderr)
+        _complain(f"\npneumoprune: interrupted; {str(error) or 'give the same command again'}", error)
+        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

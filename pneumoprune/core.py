@@ -88,7 +88,7 @@ def nameless(
     text = names.astype(str).str.strip().str.lower()
     return (names.isna() | text.isin(("", "nan", "none", "<na>", "nat", "null"))).to_numpy()
 
-# %% ../nbs/01_core.ipynb #2e5a079a
+# %% ../nbs/01_core.ipynb #16a67692
 class MissingExtra(PneumopruneError, ImportError):
     "An extra of the package is not installed: the message holds the command that installs it"
 
@@ -101,13 +101,23 @@ def needs(
     "Imports inside raise `MissingExtra` where a module of another package is not installed"
     try:
         yield
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, MissingExtra) as error:  # the outermost block knows what was asked for
         name = error.name or str(error)
         if name.partition(".")[0] == "pneumoprune":
             raise  # a defect, no missing extra
         package = f'"pneumoprune[{extra}]"' if extra else "pneumoprune"
         sentence = f"{what} needs {name}, which is not installed: pip install {package}"
         raise MissingExtra(sentence, name=error.name) from None
+
+# %% ../nbs/01_core.ipynb #45051a4b
+def several_processes() -> bool:
+    "Is this process one of several that were started together?"
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def first_process() -> bool:
+    "Is this process alone, or the first of several?"
+    return not several_processes() or int(os.environ.get("RANK", 0)) == 0
 
 # %% ../nbs/01_core.ipynb #6fc550e6
 MB = 2**20  # bytes; the megabyte of every table

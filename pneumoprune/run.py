@@ -397,10 +397,11 @@ def _said(run: Run, shortcut: str, split: str) -> dict[str, float]:
         raise PneumopruneError(f"{run.folder / 'shortcuts.csv'} does not tell of {min(missing)}; run the lab again")
     return {name: score for name, score in told.items() if math.isfinite(score)}
 
-# %% ../nbs/07_run.ipynb #4775b4e4
+# %% ../nbs/07_run.ipynb #fca9a821
 def shortcut_effects(
     run: Run,
     shortcut: str = "texture",  # of `SHORTCUTS`
+    models: Sequence[str] | None = None,  # these networks alone
 ) -> pd.DataFrame:  # model, seed (0, 1, …), all_pairs, misled, follows_val, follows_test; empty where it is not known
     """Of each network and seed: mean AUC over validation and its shifts, over all pairs and over those in which the
     shortcut is wrong (NaN without any), and the rank correlation of scores with the shortcut within a class"""
@@ -414,7 +415,7 @@ def shortcut_effects(
     some = told["val"][positive].min() < told["val"][~positive].max()  # is any pair misled?
     rows = []
     for name, columns in seed_columns(known).items():
-        for seed, column in enumerate(columns):
+        for seed, column in enumerate(columns if models is None or name in models else ()):
             pairs = {"all_pairs": shift_aucs(known, [column]).mean().item(),
                      "misled": shift_aucs(known, [column], misleading=said["val"]).mean().item() if some else math.nan}
             following = {f"follows_{split}": follows(part["label"], part[column], told[split])

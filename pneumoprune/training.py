@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #c59cb4b2
+# %% ../nbs/12_training.ipynb #9fe8764e
 import copy
 import ctypes
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
@@ -38,8 +39,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from .alexnet import Standardise, copy_network
-from .core import PneumopruneError, atomic_path
-from .data import XRays
+from .core import PneumopruneError, atomic_path, several_processes
+from .data import Stream, XRays, stream_batches, stream_images
 
 # %% ../nbs/12_training.ipynb #62f52b78
 @dataclass(frozen=True)
@@ -134,22 +135,32 @@ def _transforms(draws: _Draws, strength: float, aspect: float) -> torch.Tensor:
     down = [mirror * sin * scale, cos * scale / stretch, shift_y]
     return torch.stack([*across, *down], 1).view(-1, 2, 3)
 
-# %% ../nbs/12_training.ipynb #17bd0d2d
+# %% ../nbs/12_training.ipynb #7f1bfa8e
+@cache
+def _shrink(size: int, side: int, device: torch.device) -> torch.Tensor:
+    "The matrix (side, size) that makes fewer rows of an image, each the mean of those it stands for"
+    rows = torch.eye(size).view(1, 1, size, size)
+    return F.interpolate(rows, size=(side, size), mode="area")[0, 0].to(device)
+
+
 def _sample(x: torch.Tensor, transforms: torch.Tensor, side: int) -> torch.Tensor:
     "Each image under its affine map, (N, 1, side, side); 0 where a place lies outside the image"
     if x.shape[-1] >= 1.5 * side:
-        x = F.interpolate(x, size=(side, side), mode="area")
+        rows = _shrink(x.shape[-1], side, x.device)
+        x = rows @ x @ rows.mT
     # what F.affine_grid computes, without its slow product of many thin matrices
     at = (2 * torch.arange(side, device=x.device) + 1) / side - 1
     a, b, shift_x, c, d, shift_y = (entry.view(-1, 1, 1) for entry in transforms.flatten(1).unbind(1))
-    column, row = at, at.view(1, side, 1)
-    grid = torch.stack([(a * column + shift_x) + b * row, (c * column + shift_y) + d * row], -1)
+    # x and y as one complex number, so that a place is a single sum
+    along, down = torch.complex(a * at + shift_x, c * at + shift_y), torch.complex(b * at, d * at).mT
+    grid = torch.view_as_real(along + down)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-# %% ../nbs/12_training.ipynb #21ada30a
+# %% ../nbs/12_training.ipynb #b0e08032
 def _gamma(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
     "Another power of the grey levels (in [0, 1]), in place"
-    return x.clamp_(1e-4, 1).pow_(torch.exp(draws.between("gamma", -0.5, 0.5) * strength))
+    power = torch.exp(draws.between("gamma", -0.5, 0.5) * strength)
+    return x.clamp_(1e-4, 1).log_().mul_(power).exp_()  # faster on a CPU than pow_
 
 # %% ../nbs/12_training.ipynb #96d890c7
 def _expose(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
@@ -158,17 +169,25 @@ def _expose(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
     offset = draws.between("brightness", -0.2, 0.2) * strength
     return x.sub_(0.5).mul_(contrast).add_(offset + 0.5).clamp_(0, 1)
 
-# %% ../nbs/12_training.ipynb #e4e79079
+# %% ../nbs/12_training.ipynb #33779ca7
+@cache
+def _taps(side: int, radius: int, device: torch.device) -> torch.Tensor:
+    "For each place of a kernel, a matrix that moves an image by so many rows: (2 radius + 1, side, side)"
+    rows = torch.arange(side).view(1, side)
+    reflected = F.pad(rows.float(), (radius, radius), mode="reflect").long().view(-1)
+    moved = torch.stack([reflected[at : at + side] for at in range(2 * radius + 1)])
+    return F.one_hot(moved, side).float().to(device)
+
+
 def _blur(x: torch.Tensor, sigma: torch.Tensor, largest: float) -> torch.Tensor:
     "Gaussian blur, `sigma` (N, 1, 1, 1) being the standard deviation of each image's kernel, at most `largest` pixels"
-    n, _, height, width = x.shape
-    radius = min(max(1, math.ceil(2.5 * largest)), height - 1)
+    n, side = len(x), x.shape[-1]
+    radius = min(max(1, math.ceil(2.5 * largest)), side - 1)
     at = torch.arange(-radius, radius + 1, device=x.device).float()
     kernel = torch.exp(-0.5 * (at / sigma.view(n, 1).clamp(min=1e-3)) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
-    padded = F.pad(x.view(1, n, height, width), (radius,) * 4, mode="reflect")
-    rows = F.conv2d(padded, kernel.view(n, 1, 1, -1), groups=n)
-    return F.conv2d(rows, kernel.view(n, 1, -1, 1), groups=n).view(n, 1, height, width)
+    matrix = (kernel @ _taps(side, radius, x.device).flatten(1)).view(n, 1, side, side)
+    return matrix @ x @ matrix.mT
 
 # %% ../nbs/12_training.ipynb #1a9795ca
 def _soften(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
@@ -188,13 +207,14 @@ def _noise_tape(pixels: int, device: torch.device) -> torch.Tensor:
     "Normal numbers, long enough for an image of so many pixels from every place"
     return torch.randn(_TAPE + pixels, generator=torch.Generator().manual_seed(0)).to(device)
 
-# %% ../nbs/12_training.ipynb #95fdfba6
+# %% ../nbs/12_training.ipynb #33cb664e
 def _add_noise(x: torch.Tensor, strength: float, draws: _Draws) -> torch.Tensor:
     "Gaussian noise on two in five images (grey levels in [0, 1]), in place, with a standard deviation of up to 0.06"
     noisy, theirs = draws.chosen("noises", 0.4)
     if len(noisy):
-        pixels = torch.arange(x[0].numel(), device=x.device).view(x[:1].shape)
-        noise = _noise_tape(x[0].numel(), x.device)[theirs.between("grain", 0, _TAPE).long() + pixels]
+        start = theirs.between("grain", 0, _TAPE).long().flatten()
+        pieces = _noise_tape(x[0].numel(), x.device).unfold(0, x[0].numel(), 1)  # a view: every piece of the tape
+        noise = pieces[start].view(-1, *x.shape[1:])
         x[noisy] += noise.mul_(theirs.between("level", 0, 0.06) * strength)
         x.clamp_(0, 1)
     return x
@@ -374,10 +394,10 @@ def _validate(model: nn.Module, val: XRays, side: int) -> tuple[float, float, fl
     likelihood = np.where(labels == 1, p, 1 - p).clip(1e-7)
     return float(-np.log(likelihood).mean()), float(((p >= 0.5) == labels).mean()), float(roc_auc_score(labels, p))
 
-# %% ../nbs/12_training.ipynb #b1c18b37
-def _class_weights(labels: np.ndarray) -> torch.Tensor:  # float32 (2,)
-    "Weights with which both classes count the same; their mean over the images is 1"
-    return torch.as_tensor(len(labels) / (2 * np.bincount(labels, minlength=2)), dtype=torch.float32)
+# %% ../nbs/12_training.ipynb #6b165020
+def _class_weights(counts: Sequence[int]) -> torch.Tensor:  # float32 (2,)
+    "Weights with which both classes count the same, from the number of images of each; their mean over the images is 1"
+    return torch.as_tensor(sum(counts) / (2 * np.asarray(counts)), dtype=torch.float32)
 
 # %% ../nbs/12_training.ipynb #c5056cb5
 def _loss(
@@ -414,17 +434,43 @@ def _widest(device: torch.device) -> torch.dtype:
     "The most exact numbers of a device"
     return torch.float32 if device.type == "mps" else torch.float64
 
-# %% ../nbs/12_training.ipynb #840f14ce
+# %% ../nbs/12_training.ipynb #7bd08c0f
+_PATIENCE = timedelta(days=2)  # that a process waits for the others
+
+
+def _join(device: str) -> bool:
+    "Whether that device is the CPU; processes that were started together form a group, if they have not yet"
+    cpu = _device(device).type == "cpu"
+    PartialState(cpu=cpu, timeout=_PATIENCE)
+    return cpu
+
+# %% ../nbs/12_training.ipynb #e652dc5e
 def _accelerator(settings: TrainSettings) -> Accelerator:
     "The device, precision and processes of a training; `PneumopruneError` for a device that is not there"
     _check_device(settings.device)
     # Accelerate keeps the precision and device of an earlier training of this process; where several processes train
     # together, the group they form stays
-    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)
-    precision, cpu = settings.precision, settings.device == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=not several_processes())
+    precision, cpu = settings.precision, _join(settings.device)
     if precision == "auto":
         precision = "bf16" if _has_bf16(cpu) else "fp32"
     return Accelerator(cpu=cpu, mixed_precision="no" if precision == "fp32" else precision)
+
+# %% ../nbs/12_training.ipynb #d4de6cd5
+def _from_first(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+    "What the first process makes, in every process; where it fails, all fail alike"
+    if accelerator.num_processes == 1:
+        return make()
+    told: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            told = [make()]
+        except PneumopruneError as error:
+            told = [error]
+    (made,) = broadcast_object_list(told)
+    if isinstance(made, PneumopruneError):
+        raise made
+    return made
 
 # %% ../nbs/12_training.ipynb #32ec7adc
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -465,11 +511,11 @@ def _prepare_teacher(teacher: nn.Module, accelerator: Accelerator) -> nn.Module:
                 layer.to(torch.bfloat16)
     return teacher.requires_grad_(False)
 
-# %% ../nbs/12_training.ipynb #7204f8aa
+# %% ../nbs/12_training.ipynb #9ecb5d8e
 class _Training:
     "Model, average, optimiser, images, and teacher of one training, on the device"
 
-    def __init__(self, model, train: XRays, settings: TrainSettings, accelerator: Accelerator, teacher):
+    def __init__(self, model, train: Any, settings: TrainSettings, accelerator: Accelerator, teacher):
         self.train, self.settings, self.accelerator = train, settings, accelerator
         device = accelerator.device
         self.size = min(settings.batch_size, len(train))  # of a batch; no batch is smaller
@@ -484,8 +530,9 @@ class _Training:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
         self.net = accelerator.prepare(model)
         self.teacher = None if teacher is None else _prepare_teacher(teacher, accelerator)
-        self.weight = _class_weights(train.labels).to(device)
-        self.labels, self.images = torch.as_tensor(train.labels).to(device), _send_all(train.images, device)
+        self.weight = _class_weights(train.counts).to(device)
+        if isinstance(train, XRays):
+            self.labels, self.images = torch.as_tensor(train.labels).to(device), _send_all(train.images, device)
 
     @property
     def steps(self) -> int:
@@ -523,7 +570,12 @@ def _keep_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_MALLOPT["mmap max"], 65536)
         libc.malloc_trim(0)
 
-# %% ../nbs/12_training.ipynb #26050c81
+# %% ../nbs/12_training.ipynb #d05e23f3
+def _autocast_type(x: torch.Tensor) -> torch.dtype:
+    "In which numbers a CPU multiplies `x` where this is asked"
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
     "(N, 1, H, W) to (N, side², H / side, W / side): the pixels of each block as channels, the fastest index in memory"
     n, _, height, width = x.shape
@@ -538,10 +590,10 @@ def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     rest = -kernel % stride  # up to whole blocks
     end = (windows - 1) * stride + kernel + rest - x.shape[-1] - pad
     weight = F.pad(conv.weight.sum(1, keepdim=True), (0, rest, 0, rest))
-    planes = F.pad(x[:, :1], (pad, end, pad, end))
+    planes = F.pad(x[:, :1].to(_autocast_type(x)), (pad, end, pad, end))
     return F.conv2d(_in_blocks(planes, stride), _in_blocks(weight, stride), conv.bias)
 
-# %% ../nbs/12_training.ipynb #331438cf
+# %% ../nbs/12_training.ipynb #7b25a844
 def _standardise_once(layer: Standardise, images: torch.Tensor) -> torch.Tensor:
     "What the layer computes, its planes one in memory"
     centred = images - images.mean((1, 2, 3), keepdim=True)
@@ -561,20 +613,82 @@ def _is_plain(conv: nn.Module) -> bool:
     square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
     return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
 
+# %% ../nbs/12_training.ipynb #330f1919
+class _Linear(torch.autograd.Function):
+    "`F.linear` for (N, inputs), with another gradient of the weight"
 
-def _first_layers(model: nn.Module) -> dict[nn.Module, Callable]:
-    "`Standardise` and the convolution behind it, with their replacements; empty where a network has no such pair"
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        towards_x = grad @ weight if ctx.needs_input_grad[0] else None
+        towards_weight = grad.T.contiguous() @ x if ctx.needs_input_grad[1] else None
+        return towards_x, towards_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _multiply(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    if x.ndim != 2:
+        return type(layer).forward(layer, x)
+    kind = _autocast_type(x)
+    return _Linear.apply(x.to(kind), layer.weight.to(kind), None if layer.bias is None else layer.bias.to(kind))
+
+# %% ../nbs/12_training.ipynb #dfc3e508
+def _drop(layer: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+    "Dropout, decided byte by byte"
+    if not layer.training:
+        return x
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * layer.p)
+    return x * kept.to(x.dtype).div_(1 - layer.p)
+
+# %% ../nbs/12_training.ipynb #2e04a0ee
+def _pool_first(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    "A chain of layers; each max pooling comes before the ReLU it follows"
+    chain = list(layers)
+    for at, pair in enumerate(zip(chain, chain[1:])):
+        if type(pair[0]) is nn.ReLU and type(pair[1]) is nn.MaxPool2d:
+            chain[at : at + 2] = reversed(pair)
+    for layer in chain:
+        x = layer(x)
+    return x
+
+
+def _pool_average(layer: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
+    return x if x.shape[-2:] == size else type(layer).forward(layer, x)
+
+# %% ../nbs/12_training.ipynb #0c7e0f59
+def _is_fine(dropout: nn.Dropout) -> bool:
+    return 0 < dropout.p < 1 and float(256 * dropout.p).is_integer()
+
+
+_WAYS: dict[type, tuple[Callable, Callable[[Any], bool]]] = {  # layer -> how it computes meanwhile, and when it may
+    nn.Linear: (_multiply, lambda _: True), nn.Dropout: (_drop, _is_fine),
+    nn.Sequential: (_pool_first, lambda _: True), nn.AdaptiveAvgPool2d: (_pool_average, lambda _: True),
+}  # fmt: skip
+
+
+def _replacements(model: nn.Module) -> dict[nn.Module, Callable]:
+    "Layers, and how they compute meanwhile"
     layers = [layer for layer in model.modules() if not any(True for _ in layer.children())]
     pairs = [pair for pair in zip(layers, layers[1:]) if isinstance(pair[0], Standardise) and _is_plain(pair[1])]
     found = {layer: way for pair in pairs for layer, way in zip(pair, (_standardise_once, _convolve))}
-    return {} if any("forward" in vars(layer) for layer in found) else found
+    for layer in model.modules():
+        way, fits = _WAYS.get(type(layer), (None, None))
+        if way and fits and fits(layer):
+            found[layer] = way
+    return {layer: way for layer, way in found.items() if "forward" not in vars(layer)}
 
 
 @contextmanager
-def _first_in_blocks(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    "The convolution behind `Standardise` computes in blocks meanwhile, where that pays; no parameter changes its place"
+def _suited_to_cpu(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    "Layers compute in other ways meanwhile, where that pays; no parameter changes its place"
     pays = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    changed = _first_layers(model) if pays else {}
+    changed = _replacements(model) if pays else {}
     for layer, way in changed.items():
         layer.forward = partial(way, layer)
     try:
@@ -621,38 +735,111 @@ def _step(training: _Training, images: torch.Tensor, labels: torch.Tensor, whole
     hits = (logits.argmax(1) == labels).sum().to(_widest(labels.device))
     return torch.stack([loss.detach().to(hits.dtype) * whole[1], hits, torch.full_like(hits, len(labels))])
 
-# %% ../nbs/12_training.ipynb #849e426c
+# %% ../nbs/12_training.ipynb #daaf34d6
+class _SharedDropout:
+    "A batch of `count` images, of which this process has some rows: how much of each number its dropout keeps"
+
+    def __init__(self):
+        self.rows, self.count = slice(0, 0), 0
+
+    def of(self, count: int, accelerator: Accelerator) -> slice:
+        "The rows of this process in a batch of so many images"
+        cuts = torch.arange(count).tensor_split(accelerator.num_processes)[accelerator.process_index]
+        self.rows, self.count = slice(int(cuts[0]), int(cuts[-1]) + 1), count
+        return self.rows
+
+    def forward(self, drop: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        "What a layer does to the rows of this process"
+        return x * drop(x.new_ones(self.count, *x.shape[1:]))[self.rows]
+
+
+@contextmanager
+def _shared_dropout(training: "_Training") -> Iterator[_SharedDropout]:
+    "The rows of this process; where there are several, dropout is that of the whole batch meanwhile"
+    shared, several = _SharedDropout(), training.accelerator.num_processes > 1
+    layers = [m for m in training.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and several]
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = partial(shared.forward, layer.forward)
+    try:
+        yield shared
+    finally:
+        for layer, forward in zip(layers, before):
+            vars(layer).pop("forward")
+            if forward is not None:
+                layer.forward = forward
+
+# %% ../nbs/12_training.ipynb #e4df6480
+_Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[float, int]]
+"Of this process: images uint8, labels, random numbers; of all: sum of the classes' weights, number of images"
+
+
+def _shuffled(training: _Training, rows: slice, generator: torch.Generator) -> Iterator[_Batch]:
+    "The batches of an epoch, from X-rays"
+    train, device = training.train, training.accelerator.device
+    order, numbers = torch.randperm(len(train), generator=generator), _draw(len(train), generator)
+    weights = _class_weights(train.counts)[train.labels]
+    for batch in order[: training.steps * training.size].split(training.size):
+        mine = batch[rows]
+        labels = training.labels[mine.to(device, non_blocking=True)]
+        yield training.take(mine), labels, numbers[mine], (float(weights[batch].sum()), len(batch))
+
+# %% ../nbs/12_training.ipynb #80d4f3bf
+def _streamed(training: _Training, rows: slice, generator: torch.Generator, seed: int) -> Iterator[_Batch]:
+    "The batches of an epoch, from a stream"
+    train, device, weights = training.train, training.accelerator.device, _class_weights(training.train.counts)
+    for examples in stream_batches(train, training.size, training.steps, seed):
+        labels = torch.as_tensor([train.label_of(example) for example in examples])
+        images, numbers = stream_images(train, examples[rows]), _draw(len(examples), generator)
+        whole = float(weights[labels].sum()), len(labels)
+        yield torch.from_numpy(images).to(device), labels[rows].to(device), numbers[rows], whole
+
+
+def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    "The same, each made while the one before it is worked with"
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+# %% ../nbs/12_training.ipynb #0d60b7c7
+def _batches(training: _Training, rows: slice, seed: int) -> Iterator[_Batch]:
+    "The batches of an epoch"
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(training.train, XRays):
+        return _shuffled(training, rows, generator)
+    return _one_ahead(_streamed(training, rows, generator, seed))
+
+
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
-    settings, train, accelerator = training.settings, training.train, training.accelerator
+    settings, accelerator = training.settings, training.accelerator
     seed = (settings.seed * 10_007 + epoch) * 1_009
-    generator = torch.Generator().manual_seed(seed)
-    order, numbers = torch.randperm(len(train), generator=generator), _draw(len(train), generator)
-    torch.manual_seed(seed + accelerator.process_index)  # of dropout
+    torch.manual_seed(seed)  # of dropout
     training.net.train()
-    side, class_weights = settings.side(epoch, train.size), _class_weights(train.labels)[train.labels]
+    side = settings.side(epoch, training.train.size)
     totals = torch.zeros(3, dtype=_widest(accelerator.device), device=accelerator.device)
-    for step, batch in enumerate(order[: training.steps * training.size].split(training.size), 1):
-        mine = batch.tensor_split(accelerator.num_processes)[accelerator.process_index]
-        images = _augmented(training.take(mine), numbers[mine], side, settings)
-        labels = training.labels[mine.to(accelerator.device, non_blocking=True)]
-        totals += _step(training, images, labels, (float(class_weights[batch].sum()), len(batch)))
-        if step % _pause(settings) == 0 or step == training.steps:
-            _average(training, (step - 1) % _pause(settings) + 1)
-        bar.update(1)
+    with _shared_dropout(training) as shared:
+        rows = shared.of(training.size, accelerator)
+        for step, (images, labels, numbers, whole) in enumerate(_batches(training, rows, seed), 1):
+            totals += _step(training, _augmented(images, numbers, side, settings), labels, whole)
+            if step % _pause(settings) == 0 or step == training.steps:
+                _average(training, (step - 1) % _pause(settings) + 1)
+            bar.update(1)
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
 
-# %% ../nbs/12_training.ipynb #31bc7afc
+# %% ../nbs/12_training.ipynb #6a25f773
 _NOT_ITS_OWN = "device", "precision", "state_every"  # settings that may change on resume
 
 
-def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str, taught: bool) -> dict[str, Any]:
+def _identity(settings: TrainSettings, xrays: XRays | Stream, model: nn.Module, name: str, taught: bool) -> dict:
     "What must agree for a training to be resumed, as JSON gives it back"
     chosen = {key: value for key, value in asdict(settings).items() if key not in _NOT_ITS_OWN}
     chosen["progression"] = [list(pair) for pair in settings.progression]
     chosen["restart"] = settings.restart and list(settings.restart)
-    counts = {split: int((xrays.split == split).sum()) for split in ("train", "val")} | {"size": xrays.size}
+    counts = {split: sum(xrays.part(split).counts) for split in ("train", "val")} | {"size": xrays.size}
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
@@ -791,12 +978,12 @@ def _progress(accelerator: Accelerator, steps: int, done: int, name: str) -> tqd
     silent: dict[str, Any] = {} if accelerator.is_main_process else {"disable": True}  # else TQDM_DISABLE decides
     return tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=pace, **silent)
 
-# %% ../nbs/12_training.ipynb #dea57b03
+# %% ../nbs/12_training.ipynb #12372810
 def _epoch(training: _Training, val: XRays, name: str, epoch: int, bar: tqdm) -> dict:
     "Train and validate once; the row of the history"
     start, side = time.perf_counter(), training.settings.side(epoch, val.size)
     trained = _train_epoch(training, epoch, bar)
-    validated = _validate(training.averaged, val, side)
+    validated = _from_first(training.accelerator, lambda: _validate(training.averaged, val, side))
     return dict(zip(HISTORY, (name, epoch + 1, *trained, *validated, time.perf_counter() - start)))
 
 # %% ../nbs/12_training.ipynb #8bdbd312
@@ -857,11 +1044,11 @@ class _Keeper:
             self.job = self.thread.submit(self.write, self.folder, state, self.best)
             self.best, self.written = {}, time.monotonic()
 
-# %% ../nbs/12_training.ipynb #6e9e7c78
+# %% ../nbs/12_training.ipynb #a5a509e5
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
     "The epochs that are still to be done; the history of all"
     settings, steps, accelerator = training.settings, training.steps, training.accelerator
-    good = (folder and _read_state(folder, identity)) or _take(training, [], False)
+    good = _from_first(accelerator, lambda: folder and _read_state(folder, identity)) or _take(training, [], False)
     _put(training, good)
     kept = folder if accelerator.is_main_process else None
     bar = _progress(accelerator, settings.epochs * steps, len(good.history) * steps, name)
@@ -895,17 +1082,22 @@ def _finish(training: _Training, model: nn.Module, folder: Path | None, identity
     if accelerator.device.type != "cpu":
         accelerator.free_memory()
 
-# %% ../nbs/12_training.ipynb #c4dd0563
-def _finished(model: nn.Module, folder: Path, identity: dict) -> list[dict] | None:
-    "Give `model` the weights of a finished training, and return its history; None where it is not finished"
+# %% ../nbs/12_training.ipynb #6f3b1176
+def _finished(folder: Path, identity: dict) -> tuple[dict[str, torch.Tensor], list[dict]] | None:
+    "Weights and history of a finished training; None where it is not finished"
     path = folder / "last.safetensors"
     if not path.exists():
         return None
     tensors, notes = _read_tensors(path)
     _same_training(path, notes, identity)
+    return tensors, json.loads(notes["history"])
+
+
+def _as_trained(model: nn.Module, tensors: dict[str, torch.Tensor], history: list[dict]) -> list[dict]:
+    "Leave `model` as its training left it; the history"
     model.load_state_dict(tensors)
-    model.to(memory_format=torch.channels_last).eval()  # as training leaves it: predictions agree to the last bit
-    return json.loads(notes["history"])
+    model.to(memory_format=torch.channels_last).eval()  # predictions agree to the last bit
+    return history
 
 # %% ../nbs/12_training.ipynb #59aec7ea
 def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> None:
@@ -915,19 +1107,25 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #297bf293
-def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
+# %% ../nbs/12_training.ipynb #569fcd77
+def _refuse_checkpoints(folder: Path) -> None:
+    "`PneumopruneError` for a folder that holds a training"
+    if any(folder.glob("*.safetensors")):
+        raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
+
+
+def _train(model, train, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
-    with _first_in_blocks(model, accelerator):
+    with _suited_to_cpu(model, accelerator):
         history = _run_epochs(training, val, name, folder, identity)
     _finish(training, model, folder, identity, history)
     return history
 
-# %% ../nbs/12_training.ipynb #aebd55cd
+# %% ../nbs/12_training.ipynb #9a515f26
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
-    xrays: XRays,  # with splits "train" and "val"; others are ignored
+    xrays: XRays | Stream,  # X-rays with splits "train" and "val" (others are ignored), or training images in shards
     settings: TrainSettings,
     *,
     name: str = "original",  # the network's name in the history and on the progress bar
@@ -939,21 +1137,21 @@ def fit(
     Train `model`; it is left with the averaged weights of the last epoch, in evaluation mode, in float32, on the CPU.
 
     `folder` holds `last.safetensors` and `best.safetensors` (best validation AUC) at the end. A training that diverges
-    is set back an epoch and goes on at half its rate, once. The number of processes changes nothing but dropout and the
+    is set back an epoch and goes on at half its rate, once. The number of processes changes nothing but the
     order of sums; on a CPU a resumed training ends with the same bits as one in a go. Raises `PneumopruneError` when it
     diverges again, when `folder` holds another training or a damaged result, or when a split lacks a class.
     """
-    train, val = xrays.part("train"), xrays.part("val")
+    train, val = xrays.part("train"), xrays.val if isinstance(xrays, Stream) else xrays.part("val")
     for split, part in (("train", train), ("val", val)):
-        if len(np.unique(part.labels)) < 2:
+        if not all(part.counts):
             raise PneumopruneError(f"the split {split!r} needs images of both classes; split the X-rays first")
     folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)
     identity = _identity(settings, xrays, model, name, teacher is not None)
-    if not resume and folder and any(folder.glob("*.safetensors")):
-        raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
-    if folder and (history := _finished(model, folder, identity)):
-        return pd.DataFrame(history, columns=HISTORY)
+    if not resume:
+        _from_first(accelerator, lambda: folder and _refuse_checkpoints(folder))
+    if finished := _from_first(accelerator, lambda: folder and _finished(folder, identity)):
+        return pd.DataFrame(_as_trained(model, *finished), columns=HISTORY)
     with torch.random.fork_rng(), _keep_memory(accelerator.device):
         history = _train(model, train, val, settings, accelerator, teacher, name, folder, identity)
     _warn_of_nothing(model, val, name, settings.device)

@@ -483,6 +483,50 @@ def test_networks_judged_together_have_the_intervals_of_networks_judged_alone():
     assert ev.model_comparison(judged, "a", "b") == ev.compare(labels, a, b, who, 0.4, 0.6, resamples=100)
 
 
+def true_measures(skill, spread):
+    "AUC and accuracy of `simulated_trainings`, over all trainings and patients there could be"
+    skills = np.random.default_rng(0).normal(skill, spread, 20_001)
+    return np.array([stats.norm.cdf(skills / 2**0.5).mean(), stats.norm.cdf(skills / 2).mean()])
+
+
+def simulated_trainings(rng, seeds, spread, skills, patients=200):
+    "Trainings of several networks, `spread` between seeds; one image of each patient, its difficulty half shared"
+    labels = np.r_[0, 1, rng.integers(0, 2, patients - 2)]
+    shared, half = rng.normal(0, 0.5**0.5, patients), 0.5**0.5
+    logits = {
+        f"{name}{k}": (2 * labels - 1) * rng.normal(skill, spread) / 2 + shared + rng.normal(0, half, patients)
+        for name, skill in skills.items() for k in range(seeds)
+    }
+    return labels, {name: (1 / (1 + np.exp(-values)), 0.5) for name, values in logits.items()}
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("spread", [0, 0.2, 0.6])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_over_seeds_and_patients_hold_the_truth_as_often_as_they_promise(seeds, spread):
+    "And a candidate that is worse by the whole margin is called non-inferior in no more than 2.5 % of all cases"
+    skills, names = {"a": 2.2, "b": 2.05}, [[f"{name}{k}" for k in range(seeds)] for name in "ab"]
+    truths = {name: true_measures(skill, spread) for name, skill in skills.items()}
+    margins = dict(zip(("auc", "accuracy"), truths["a"] - truths["b"]))
+    rng, trials = np.random.default_rng([seeds, round(10 * spread)]), 300
+    inside, wrongly = np.zeros((2, 2)), np.zeros(2)  # (alone, compared) by measure; by measure
+    for trial in range(trials):
+        labels, models = simulated_trainings(rng, seeds, spread, skills)
+        judged = ev.evaluate(labels, models, np.arange(len(labels)), resamples=300, seed=trial)
+        alone = ev.seed_intervals(judged, names[0], seed=trial)
+        compared = ev.seed_comparison(judged, *names, seed=trial)
+        for i, measure in enumerate(margins):
+            for row, found, truth in (
+                (0, alone, truths["a"][i]), (1, compared["difference"], truths["b"][i] - truths["a"][i])
+            ):
+                inside[row, i] += found[measure][1] <= truth <= found[measure][2]
+            verdict = ev.noninferiority(compared, margins=margins)[measure]["verdict"]
+            wrongly[i] += verdict in ("superior", "non-inferior")
+    print(seeds, spread, inside / trials, wrongly / trials)
+    assert (inside >= stats.binom.ppf(0.01, trials, 0.95)).all()
+    assert (wrongly <= stats.binom.ppf(0.99, trials, 0.025)).all()
+
+
 def test_an_interval_over_seeds_is_wider_than_one_over_patients_where_seeds_differ():
     labels, base, who = reader(seed=3)
     logits = np.log(base / (1 - base))

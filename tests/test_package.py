@@ -25,7 +25,7 @@ import pneumoprune
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
-EXTRAS = {"torch", "lab", "report", "dicom", "bench", "page", "dev"}
+EXTRAS = {"torch", "lab", "stream", "report", "dicom", "bench", "page", "dev"}
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_the_base_predicts_and_explains(installed, xray, tmp_path):
 
 
 EVERY_COMMAND = """
-import contextlib, io, json, sys
+import contextlib, importlib, io, json, sys
 import pneumoprune
 from pneumoprune.cli import main
 
@@ -238,6 +238,11 @@ for name in pneumoprune._MODULES:
     except ImportError as error:
         answers[name] = 2, f"{error}"
         assert isinstance(error, pneumoprune.PneumopruneError)
+for name in pneumoprune._EXTRAS:
+    try:
+        importlib.import_module(f"pneumoprune.{name}")
+    except pneumoprune.PneumopruneError as error:
+        answers[f"module {name}"] = 2, f"{error}"
 print(json.dumps(answers))
 """
 
@@ -265,6 +270,12 @@ def test_a_missing_extra_is_one_line_that_names_it(installed, xray, tmp_path):
         assert answers[name][1].endswith('which is not installed: pip install "pneumoprune[torch]"'), name
     assert answers["run_lab"][1].endswith('"pneumoprune[lab]"') and answers["load_run"][1].endswith('[report]"')
     assert not {"predict_files", "PneumopruneError"} & answers.keys()
+    for name, extra in pneumoprune._EXTRAS.items():
+        code, said = answers[f"module {name}"]
+        assert said.startswith(f"pneumoprune.{name} needs "), said
+        assert said.endswith(f'pip install "pneumoprune[{extra}]"'), said
+    others = {path.stem for path in (ROOT / "pneumoprune").glob("*.py")} - pneumoprune._EXTRAS.keys()
+    assert others == {"__init__", "_modidx", "cli", "core", "dicom", "prediction"}  # these are for everybody
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors", "x.dcm"]
 
 

@@ -33,7 +33,7 @@ def one_thread():
 def train(folder, epochs, **options):
     "A small training"
     settings = TrainSettings(epochs=int(epochs), batch_size=32, lr=1e-3, device="cpu", precision="fp32", state_every=0)
-    model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, dropout=0.0, seed=0)
+    model = narrow_alexnet((8, 8, 8, 8, 8), (16, 16), planes=1, dropout=0.3, seed=0)
     return fit(model, phantoms(120, size=64, seed=0), settings, folder=folder, **options)
 
 
