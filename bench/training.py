@@ -70,7 +70,7 @@ class Fit:
         self.settings = training.TrainSettings(device="cpu", resample=0.75)
         accelerator = training._accelerator(self.settings)
         self.state = training._Training(alexnet(seed=0), xrays, self.settings, accelerator, None)
-        self.weights = training._class_weights(xrays.labels)[xrays.labels]
+        self.weights = training._class_weights(xrays.counts)[xrays.labels]
         self.sides = Counter(self.settings.side(epoch, FULL) for epoch in range(self.settings.epochs))
         self.spent: dict[int, list[list[float]]] = defaultdict(list)
 
@@ -133,7 +133,7 @@ def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
 
 TRIED = (
     "tried and not kept: bf16 copies of the weights that the optimiser writes block by block (as slow as the casts "
-    "they save), `torch.compile` of clipping, AdamW and cast (a third less, for 18 s of compilation and a C++ compiler)"
+    "they save), `torch.compile` of clipping, AdamW and cast (faster, but it needs a C++ compiler and time to compile)"
 )
 MEMORY = "AdamW reads and writes every weight and its two moments, seven times 233 MB; " + TRIED
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SPLITS', 'EXTERNAL', 'DataError', 'XRays', 'show_samples', 'find_duplicates', 'load_xrays',
-           'load_labelled', 'participant_flow', 'dataset_table', 'download', 'split_validation', 'split_by_cluster']
+           'load_labelled', 'participant_flow', 'dataset_table', 'download', 'split_validation', 'split_by_cluster',
+           'Stream', 'stream_batches', 'stream_images', 'open_shards']
 
-# %% ../nbs/03_data.ipynb #dc56b652
+# %% ../nbs/03_data.ipynb #a1e1820b
 import hashlib
 import importlib
 import json
@@ -21,11 +22,13 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from glob import glob
 from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -45,7 +48,9 @@ from pneumoprune.core import (
     check_count,
     check_pixels,
     complaint,
+    decode_image,
     nameless,
+    needs,
     read_json,
     sha256,
     to_gray,
@@ -83,7 +88,7 @@ def _as_slice(index: np.ndarray | list | slice) -> np.ndarray | slice:
         return slice(int(index[0]), int(index[-1]) + 1)
     return index
 
-# %% ../nbs/03_data.ipynb #c4c094c2
+# %% ../nbs/03_data.ipynb #5c9763ad
 _IN_MEMORY = 2**28  # bytes of scattered images that are simply copied
 
 
@@ -95,19 +100,26 @@ def _mapped(images: np.ndarray) -> np.memmap | None:
     return array if isinstance(array, np.memmap) else None
 
 
-def _gather(images: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
-    "The images at these positions: a view, a copy in memory, or one in a mapped file without a name"
-    mapped = _mapped(images)
-    if isinstance(index, slice) or mapped is None or len(index) * images[:1].nbytes <= _IN_MEMORY:
-        return images[index]
+def room_for(count: int, images: np.ndarray) -> np.ndarray:
+    "Room for so many more images of this kind: in memory, or in a mapped file without a name if these are in one"
+    shape, mapped = (count, *images.shape[1:]), _mapped(images)
+    if mapped is None or count * images[:1].nbytes <= _IN_MEMORY:
+        return np.empty(shape, np.uint8)
     beside = Path(mapped.filename).parent if mapped.filename else None
     with tempfile.TemporaryFile(dir=beside if beside and os.access(beside, os.W_OK) else None) as draft:
-        found = np.memmap(draft, np.uint8, "w+", shape=(len(index), *images.shape[1:]))
+        return np.asarray(np.memmap(draft, np.uint8, "w+", shape=shape))
+
+
+def _gather(images: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
+    "The images at these positions: a view, or a copy"
+    if isinstance(index, slice) or _mapped(images) is None:
+        return images[index]
+    found = room_for(len(index), images)
     for start in range(0, len(index), 1024):
         found[start : start + 1024] = images[index[start : start + 1024]]
-    return np.asarray(found)
+    return found
 
-# %% ../nbs/03_data.ipynb #b16b1857
+# %% ../nbs/03_data.ipynb #39c0c455
 @dataclass(frozen=True, eq=False, repr=False)
 class XRays:
     "Chest X-rays with their labels, patients, names and splits; never changed in place"
@@ -149,6 +161,12 @@ class XRays:
     def size(self) -> int:
         "Side of the square images, in pixels"
         return self.images.shape[-1]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        "Images of each class, negative and positive"
+        positive = int(np.count_nonzero(self.labels))
+        return len(self) - positive, positive
 
     def take(
         self,
@@ -809,7 +827,10 @@ def _open_table(path: Path, table: str | Path | None, columns: Mapping[str, str]
     content = files.read(inside[0]) if inside else Path(table).read_bytes()
     return _table_source(files, content, Path(name).name, columns, max_pixels)
 
-# %% ../nbs/03_data.ipynb #3a226cb8
+# %% ../nbs/03_data.ipynb #950dfde0
+_AT_ONCE = 8  # images of one order to a thread
+
+
 def _decode_all(
     source: _Source,
     out: np.ndarray,  # uint8 (N, 1, S, S), filled with the images
@@ -825,8 +846,11 @@ def _decode_all(
             return complaint(error)
         return None
 
+    def decode_some(start: int) -> list[str | None]:
+        return [decode(i) for i in range(start, min(start + _AT_ONCE, len(out)))]
+
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        reasons = pool.map(decode, range(len(out)))
+        reasons = chain.from_iterable(pool.map(decode_some, range(0, len(out), _AT_ONCE)))
         progress = tqdm(reasons, total=len(out), desc="Decoding", unit=" images", leave=False, delay=2)
         try:
             return {i: reason for i, reason in enumerate(progress) if reason is not None}
@@ -1313,6 +1337,133 @@ def split_by_cluster(
         if len(np.unique(xrays.labels[split == part])) < len(CLASSES):
             raise DataError(f"these clusters give {part} one class only; use more clusters, or another seed")
     return replace(xrays, split=split)
+
+# %% ../nbs/03_data.ipynb #65a85e6e
+@dataclass(frozen=True, eq=False)
+class Stream:
+    "Training images in shards, with validation images in memory; for `fit`"
+
+    examples: Iterable[Mapping[str, Any]]  # one dictionary for each image; `set_epoch` is called first if there is one
+    val: XRays  # validation images, of patients who are in no shard; their size is that of training
+    counts: tuple[int, int]  # images in the shards, negative and positive
+    fingerprint: str  # by which an interrupted training knows its images
+    image: str = "jpg"  # the key of the image: a file's bytes, or a dictionary that holds them as 'bytes'
+    label: str = "cls"  # the key of its class: 0 or 1, or a name of `CLASSES`
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def size(self) -> int:
+        "Side of the square images, in pixels"
+        return self.val.size
+
+    def part(self, split: str) -> "Stream | XRays":
+        "The stream itself for 'train', its validation images for 'val'"
+        return self if split == "train" else self.val
+
+    def of(self, example: Mapping[str, Any], key: str) -> Any:
+        "A value of an example; `DataError` where it lacks it"
+        if key not in example:
+            raise DataError(f"an image in the shards has no {key!r}; it has {', '.join(map(str, example))}: "
+                            "name the keys with image and label")
+        return example[key]
+
+    def label_of(self, example: Mapping[str, Any]) -> int:
+        "The class of an example; `DataError` for one of no class"
+        told = self.of(example, self.label)
+        told = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+        if told.strip().upper() not in _WORDS:
+            raise DataError(f"a label in the shards is {told!r}; expected 0 and 1, or {' and '.join(CLASSES)}")
+        return _WORDS[told.strip().upper()]
+
+    def image_of(self, example: Mapping[str, Any]) -> np.ndarray:
+        "The image of an example, uint8 (S, S); `DataError` where it can't be read"
+        told: Any = self.of(example, self.image)
+        told = told.get("bytes") if isinstance(told, Mapping) else told
+        try:
+            return decode_image(BytesIO(told), self.size)
+        except (TypeError, *_UNREADABLE) as error:
+            name = example.get("__key__", "an image")
+            raise DataError(f"{name} in the shards can't be read ({complaint(error)}); mend its shard") from error
+
+# %% ../nbs/03_data.ipynb #c4d02888
+def stream_batches(
+    stream: Stream,
+    size: int,  # images of a batch
+    batches: int,  # of the epoch
+    seed: int,  # of the order, where the source can be shuffled
+) -> Iterator[list[Mapping[str, Any]]]:  # examples, not yet decoded
+    "The batches of an epoch; `DataError` where the shards hold fewer images than were counted"
+    source: Any = stream.examples
+    if hasattr(source, "set_epoch"):
+        source.set_epoch(seed)
+    examples = iter(source)
+    for number in range(batches):
+        batch = list(islice(examples, size))
+        if len(batch) < size:
+            found = number * size + len(batch)
+            raise DataError(f"the shards end after {found} images, but {len(stream)} were counted; count them anew")
+        yield batch
+
+
+def stream_images(
+    stream: Stream,
+    examples: Sequence[Mapping[str, Any]],
+) -> np.ndarray:  # uint8 (n, 1, S, S)
+    "The images of some examples"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(stream.image_of, examples)))[:, None]
+
+# %% ../nbs/03_data.ipynb #66fd5a11
+def _count_labels(examples: Iterable, val: XRays, image: str, label: str) -> tuple[int, int]:
+    "Negative and positive images, from a pass over all"
+    stream = Stream(examples, val, (0, 0), "", image, label)
+    positive = [stream.label_of(example) for example in examples]
+    return len(positive) - sum(positive), sum(positive)
+
+
+def _shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
+    "Paths and addresses, patterns of local files filled in; `DataError` where there are none"
+    told = [shards] if isinstance(shards, str | Path) else list(shards)
+    found = [path for one in map(str, told) for path in (sorted(glob(one)) if "://" not in one else [one])]
+    if not found:
+        raise DataError(f"no shards are found at {', '.join(map(str, told)) or 'nothing'}; give tar or Parquet files")
+    return found
+
+
+def open_shards(
+    shards: str | Path | Sequence[str | Path],  # tar or Parquet files: paths, patterns such as "train-*.tar", addresses
+    val: XRays,  # validation images, of patients who are in no shard
+    *,
+    counts: tuple[int, int] | None = None,  # images in the shards, negative and positive; None: they are counted
+    image: str = "jpg",  # the key, or column, of the image
+    label: str = "cls",  # that of the class: 0 or 1, or a name of `CLASSES`
+    buffer: int = 1000,  # among so many images the next is drawn; their encoded files are held in memory
+) -> Stream:
+    "Training images in shards, for `fit`; `MissingExtra` without `datasets`, `DataError` for shards that can't be used"
+    with needs("stream", "reading shards"):
+        datasets = importlib.import_module("datasets")
+    paths = _shard_paths(shards)
+    kind = "parquet" if paths[0].lower().endswith(".parquet") else "webdataset"
+    try:
+        source = datasets.load_dataset(kind, data_files={"train": paths}, split="train", streaming=True)
+        Stream([], val, (0, 0), "", image, label).of(source.features or {image: None}, image)
+        source = source.cast_column(image, datasets.Image(decode=False))
+        counts = counts or _count_labels(source, val, image, label)
+    except PneumopruneError:
+        raise
+    except Exception as error:  # of datasets, fsspec and tarfile: they share no base class
+        raise DataError(f"the shards at {paths[0]} can't be read as {kind} ({complaint(error)}); give tar files "
+                        "in the layout of WebDataset, or Parquet files") from error
+    if len(counts) != 2 or min(counts) < 1:
+        raise DataError(f"the shards at {paths[0]} hold {counts[0]} negative and {counts[-1]} positive images; both "
+                        "classes are needed")
+    sizes = [os.path.getsize(path) if os.path.exists(path) else None for path in paths]
+    told = json.dumps([[os.path.basename(path) for path in paths], sizes, [int(count) for count in counts]])
+    shuffled = source.shuffle(seed=0, buffer_size=check_count(buffer, "buffer", error=DataError))
+    negative, positive = map(int, counts)
+    return Stream(shuffled, val, (negative, positive), hashlib.sha256(told.encode()).hexdigest(), image, label)
 
 # %% ../nbs/03_data.ipynb #9eb87802
 def __getattr__(name: str):

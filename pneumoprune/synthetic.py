@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFTS', 'phantoms', 'shifted', 'shift_suite']
 
-# %% ../nbs/04_synthetic.ipynb #7ecd00f8
+# %% ../nbs/04_synthetic.ipynb #b0d2c3fc
 import hashlib
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
 from .core import as_number, check_count
-from .data import CLASSES, SPLITS, DataError, XRays, check_size
+from .data import CLASSES, SPLITS, DataError, XRays, check_size, room_for
 
 # %% ../nbs/04_synthetic.ipynb #05f28b96
 @dataclass
@@ -274,14 +274,14 @@ _SHIFTS: dict[str, _Shift] = {
 SHIFTS = tuple(_SHIFTS)
 _BLOCK = 256  # images at a time
 
-# %% ../nbs/04_synthetic.ipynb #e24da465
+# %% ../nbs/04_synthetic.ipynb #a2aa014e
 def shifted(
     xrays: XRays,  # any X-rays
     kind: str,  # one of `SHIFTS`
     strength: float = 1.0,  # 0 to 4; 1 = as in the table above, 0 = no shift
     *,
     seed: int = 0,  # directions, positions and noise are drawn from it
-) -> XRays:  # the same X-rays with other images, in memory
+) -> XRays:  # the same X-rays with other images, in memory or in a file as theirs are
     "The same X-rays under a simulated shift of acquisition, after MedMNIST-C (Di Salvo et al., 2024)"
     if kind not in SHIFTS:
         raise DataError(f"{kind!r} is no shift; choose one of {', '.join(SHIFTS)}")
@@ -291,7 +291,7 @@ def shifted(
     rng = np.random.default_rng([SHIFTS.index(kind), seed])
     signs = rng.choice([-1.0, 1.0], len(xrays)).astype(np.float32)
     places = rng.random((len(xrays), 2), dtype=np.float32)
-    images = np.empty(xrays.images.shape, dtype=np.uint8)
+    images = room_for(len(xrays), xrays.images)
     for start in range(0, len(xrays), _BLOCK):
         block = slice(start, start + _BLOCK)
         drawn = _Drawn(signs[block], places[block], rng)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #cfd17f7d
+# %% ../nbs/12_training.ipynb #9fe8764e
 import copy
 import ctypes
 import hashlib
@@ -14,7 +14,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 
 from .alexnet import Standardise, copy_network
 from .core import PneumopruneError, atomic_path, several_processes
-from .data import XRays
+from .data import Stream, XRays, stream_batches, stream_images
 
 # %% ../nbs/12_training.ipynb #62f52b78
 @dataclass(frozen=True)
@@ -394,10 +394,10 @@ def _validate(model: nn.Module, val: XRays, side: int) -> tuple[float, float, fl
     likelihood = np.where(labels == 1, p, 1 - p).clip(1e-7)
     return float(-np.log(likelihood).mean()), float(((p >= 0.5) == labels).mean()), float(roc_auc_score(labels, p))
 
-# %% ../nbs/12_training.ipynb #b1c18b37
-def _class_weights(labels: np.ndarray) -> torch.Tensor:  # float32 (2,)
-    "Weights with which both classes count the same; their mean over the images is 1"
-    return torch.as_tensor(len(labels) / (2 * np.bincount(labels, minlength=2)), dtype=torch.float32)
+# %% ../nbs/12_training.ipynb #6b165020
+def _class_weights(counts: Sequence[int]) -> torch.Tensor:  # float32 (2,)
+    "Weights with which both classes count the same, from the number of images of each; their mean over the images is 1"
+    return torch.as_tensor(sum(counts) / (2 * np.asarray(counts)), dtype=torch.float32)
 
 # %% ../nbs/12_training.ipynb #c5056cb5
 def _loss(
@@ -511,11 +511,11 @@ def _prepare_teacher(teacher: nn.Module, accelerator: Accelerator) -> nn.Module:
                 layer.to(torch.bfloat16)
     return teacher.requires_grad_(False)
 
-# %% ../nbs/12_training.ipynb #7204f8aa
+# %% ../nbs/12_training.ipynb #9ecb5d8e
 class _Training:
     "Model, average, optimiser, images, and teacher of one training, on the device"
 
-    def __init__(self, model, train: XRays, settings: TrainSettings, accelerator: Accelerator, teacher):
+    def __init__(self, model, train: Any, settings: TrainSettings, accelerator: Accelerator, teacher):
         self.train, self.settings, self.accelerator = train, settings, accelerator
         device = accelerator.device
         self.size = min(settings.batch_size, len(train))  # of a batch; no batch is smaller
@@ -530,8 +530,9 @@ class _Training:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
         self.net = accelerator.prepare(model)
         self.teacher = None if teacher is None else _prepare_teacher(teacher, accelerator)
-        self.weight = _class_weights(train.labels).to(device)
-        self.labels, self.images = torch.as_tensor(train.labels).to(device), _send_all(train.images, device)
+        self.weight = _class_weights(train.counts).to(device)
+        if isinstance(train, XRays):
+            self.labels, self.images = torch.as_tensor(train.labels).to(device), _send_all(train.images, device)
 
     @property
     def steps(self) -> int:
@@ -768,39 +769,77 @@ def _shared_dropout(training: "_Training") -> Iterator[_SharedDropout]:
             if forward is not None:
                 layer.forward = forward
 
-# %% ../nbs/12_training.ipynb #c106d75b
+# %% ../nbs/12_training.ipynb #e4df6480
+_Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[float, int]]
+"Of this process: images uint8, labels, random numbers; of all: sum of the classes' weights, number of images"
+
+
+def _shuffled(training: _Training, rows: slice, generator: torch.Generator) -> Iterator[_Batch]:
+    "The batches of an epoch, from X-rays"
+    train, device = training.train, training.accelerator.device
+    order, numbers = torch.randperm(len(train), generator=generator), _draw(len(train), generator)
+    weights = _class_weights(train.counts)[train.labels]
+    for batch in order[: training.steps * training.size].split(training.size):
+        mine = batch[rows]
+        labels = training.labels[mine.to(device, non_blocking=True)]
+        yield training.take(mine), labels, numbers[mine], (float(weights[batch].sum()), len(batch))
+
+# %% ../nbs/12_training.ipynb #80d4f3bf
+def _streamed(training: _Training, rows: slice, generator: torch.Generator, seed: int) -> Iterator[_Batch]:
+    "The batches of an epoch, from a stream"
+    train, device, weights = training.train, training.accelerator.device, _class_weights(training.train.counts)
+    for examples in stream_batches(train, training.size, training.steps, seed):
+        labels = torch.as_tensor([train.label_of(example) for example in examples])
+        images, numbers = stream_images(train, examples[rows]), _draw(len(examples), generator)
+        whole = float(weights[labels].sum()), len(labels)
+        yield torch.from_numpy(images).to(device), labels[rows].to(device), numbers[rows], whole
+
+
+def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    "The same, each made while the one before it is worked with"
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+# %% ../nbs/12_training.ipynb #0d60b7c7
+def _batches(training: _Training, rows: slice, seed: int) -> Iterator[_Batch]:
+    "The batches of an epoch"
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(training.train, XRays):
+        return _shuffled(training, rows, generator)
+    return _one_ahead(_streamed(training, rows, generator, seed))
+
+
 def _train_epoch(training: _Training, epoch: int, bar: tqdm) -> tuple[float, float]:
     "One pass over the training images; mean loss and accuracy on the augmented images"
-    settings, train, accelerator = training.settings, training.train, training.accelerator
+    settings, accelerator = training.settings, training.accelerator
     seed = (settings.seed * 10_007 + epoch) * 1_009
-    generator = torch.Generator().manual_seed(seed)
-    order, numbers = torch.randperm(len(train), generator=generator), _draw(len(train), generator)
     torch.manual_seed(seed)  # of dropout
     training.net.train()
-    side, class_weights = settings.side(epoch, train.size), _class_weights(train.labels)[train.labels]
+    side = settings.side(epoch, training.train.size)
     totals = torch.zeros(3, dtype=_widest(accelerator.device), device=accelerator.device)
     with _shared_dropout(training) as shared:
-        for step, batch in enumerate(order[: training.steps * training.size].split(training.size), 1):
-            mine = batch[shared.of(len(batch), accelerator)]
-            images = _augmented(training.take(mine), numbers[mine], side, settings)
-            labels = training.labels[mine.to(accelerator.device, non_blocking=True)]
-            totals += _step(training, images, labels, (float(class_weights[batch].sum()), len(batch)))
+        rows = shared.of(training.size, accelerator)
+        for step, (images, labels, numbers, whole) in enumerate(_batches(training, rows, seed), 1):
+            totals += _step(training, _augmented(images, numbers, side, settings), labels, whole)
             if step % _pause(settings) == 0 or step == training.steps:
                 _average(training, (step - 1) % _pause(settings) + 1)
             bar.update(1)
     loss, hits, seen = accelerator.reduce(totals, "sum").tolist()
     return loss / seen, hits / seen
 
-# %% ../nbs/12_training.ipynb #31bc7afc
+# %% ../nbs/12_training.ipynb #6a25f773
 _NOT_ITS_OWN = "device", "precision", "state_every"  # settings that may change on resume
 
 
-def _identity(settings: TrainSettings, xrays: XRays, model: nn.Module, name: str, taught: bool) -> dict[str, Any]:
+def _identity(settings: TrainSettings, xrays: XRays | Stream, model: nn.Module, name: str, taught: bool) -> dict:
     "What must agree for a training to be resumed, as JSON gives it back"
     chosen = {key: value for key, value in asdict(settings).items() if key not in _NOT_ITS_OWN}
     chosen["progression"] = [list(pair) for pair in settings.progression]
     chosen["restart"] = settings.restart and list(settings.restart)
-    counts = {split: int((xrays.split == split).sum()) for split in ("train", "val")} | {"size": xrays.size}
+    counts = {split: sum(xrays.part(split).counts) for split in ("train", "val")} | {"size": xrays.size}
     weights = sum(p.numel() for p in model.parameters())
     return chosen | counts | {"name": name, "data": xrays.fingerprint, "weights": weights, "teacher": int(taught)}
 
@@ -1068,14 +1107,14 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #73dbae1d
+# %% ../nbs/12_training.ipynb #569fcd77
 def _refuse_checkpoints(folder: Path) -> None:
     "`PneumopruneError` for a folder that holds a training"
     if any(folder.glob("*.safetensors")):
         raise PneumopruneError(f"{folder} holds a training already; resume it, give another folder, or delete it")
 
 
-def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
+def _train(model, train, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
     with _suited_to_cpu(model, accelerator):
@@ -1083,10 +1122,10 @@ def _train(model, train: XRays, val: XRays, settings, accelerator, teacher, name
     _finish(training, model, folder, identity, history)
     return history
 
-# %% ../nbs/12_training.ipynb #c7728f8d
+# %% ../nbs/12_training.ipynb #9a515f26
 def fit(
     model: nn.Module,  # takes images float (N, 1, S, S), grey levels 0 to 255, gives logits (N, 2); trained in place
-    xrays: XRays,  # with splits "train" and "val"; others are ignored
+    xrays: XRays | Stream,  # X-rays with splits "train" and "val" (others are ignored), or training images in shards
     settings: TrainSettings,
     *,
     name: str = "original",  # the network's name in the history and on the progress bar
@@ -1102,9 +1141,9 @@ def fit(
     order of sums; on a CPU a resumed training ends with the same bits as one in a go. Raises `PneumopruneError` when it
     diverges again, when `folder` holds another training or a damaged result, or when a split lacks a class.
     """
-    train, val = xrays.part("train"), xrays.part("val")
+    train, val = xrays.part("train"), xrays.val if isinstance(xrays, Stream) else xrays.part("val")
     for split, part in (("train", train), ("val", val)):
-        if len(np.unique(part.labels)) < 2:
+        if not all(part.counts):
             raise PneumopruneError(f"the split {split!r} needs images of both classes; split the X-rays first")
     folder, teacher = Path(folder) if folder else None, teacher if settings.distillation else None
     accelerator = _accelerator(settings)

@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from scipy.stats import t
 
 from pneumoprune.cards import data_card, model_card, refused
+from pneumoprune.lab import LabSettings
 from pneumoprune.phrases import interval
 from pneumoprune.run import load_run, shortcut_auc, shortcut_effects, times_smaller
 from pneumoprune.tables import comparison_table
@@ -41,7 +43,20 @@ def results(folder: Path = ROOT / "results/reference") -> str:
         "`original` in ONNX Runtime: medians and quartiles of the ratios within a turn."
     )
     guard = [f"\nThe file of `slim-int8` carries a guard. {told}"] if (told := refused(run)) else []
-    return "\n".join([*lines, *over_seeds(run), *shortcut(run), *guard]) + "\n"
+    return "\n".join([*lines, *over_seeds(run), *shortcut(run), *guard, *older_settings(run)]) + "\n"
+
+
+def older_settings(run) -> list[str]:
+    "In what the trainings of a run differ from those the lab makes now, as Markdown; nothing where they do not"
+    made, now = run.info["settings"], json.loads(json.dumps(asdict(LabSettings())))
+    pairs = {name: (made[name], now[name]) for name in ("original", "masked")}
+    pairs["slim.final"] = made["slim"]["final"], now["slim"]["final"]
+    changed = [f"`{name}.{key}` {before[key]:g} (now {after[key]:g})" for name, (before, after) in pairs.items()
+               for key in ("epochs", "resample") if before[key] != after[key]]
+    if not changed:
+        return []
+    return [f"\nThis run is older than the last choice of settings, which was made on training patients alone "
+            f"(`bench/choose_training.py`). It was trained with {', '.join(changed)}."]
 
 
 def shortcut(run) -> list[str]:

@@ -25,7 +25,7 @@ import pneumoprune
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
-EXTRAS = {"torch", "lab", "report", "dicom", "bench", "page", "dev"}
+EXTRAS = {"torch", "lab", "stream", "report", "dicom", "bench", "page", "dev"}
 
 
 @pytest.fixture(scope="module")
