@@ -16,7 +16,7 @@ through the same rounds in each of these ways, and each round ends at the same n
   may end a round before its MACs are reached;
 - `group norm, regularised`: the same, and its regularisation works in every training before a pruning.
 
-Training is that of `slim` in every way: `SlimSettings.train` after each round, the trained AlexNet as teacher, and
+Training is that of `slim`: `SlimSettings.train` after each round, the trained AlexNet as teacher, and 12 epochs of
 `SlimSettings.final` at the end. `auc` is the mean over clean images and every simulated shift of the patients held
 out, `clean` that of clean images. Test images are never read.
 """
@@ -53,6 +53,7 @@ from pneumoprune.training import TrainSettings, fit, predict
 
 CSV = Path(__file__).parent / "slimming.csv"
 SIZE, BUDGET, ROUNDS = 224, 14e6, 5  # MACs of one image: the budget of the reference run
+LAST = 12  # epochs of the last training, as in the reference run
 FLOOR = 0.5  # of the channels of a layer, so many stay in each round
 KINDS = "clean", *SHIFTS
 
@@ -206,7 +207,7 @@ def chain(folder: Path, way: str, seed: int, rounds: int, epochs: int | None, de
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = short.dropout
-    trained(short.final, rounds + 1)
+    trained(replace(short.final, epochs=LAST), rounds + 1)
     keep("final")
     return rows
 

@@ -207,7 +207,7 @@ def slimming(path: Path = ROOT / "bench/slimming.csv") -> str:
     aucs = final.pivot(index="way", columns="seed", values="auc")
     below, seeds = aucs - aucs.loc["L2"], aucs.shape[1]
     error = below.std(axis=1, ddof=1) / seeds**0.5 * t.ppf(0.975, seeds - 1)
-    lines = ["| channels chosen by | MACs, M | parameters, M | AUC (SD) | less L2's (95 %) | seed by seed |"]
+    lines = ["| channels chosen by | MACs, M | parameters, M | AUC (SD) | minus L2's (95 %) | seed by seed |"]
     lines.append("|---|" + "---:|" * 5)
     for way, theirs in final.groupby("way", sort=False):
         cells = [f"{theirs[name].mean() / 1e6:.2f}" for name in ("macs", "parameters")]
@@ -219,9 +219,10 @@ def slimming(path: Path = ROOT / "bench/slimming.csv") -> str:
     beyond = [way for way in aucs.index if way != "L2" and abs(below.loc[way].mean()) > error[way]]
     more = [way for way, theirs in final.groupby("way", sort=False) if theirs.macs.mean() > 1.05 * budget]
     before = f"{start.macs.mean() / 1e6:.0f} M multiply–accumulates, {start.parameters.mean() / 1e6:.0f} M parameters"
-    told = f"\nBefore: {before}, AUC {start.auc.mean():.4f}. Beyond chance, {', '.join(beyond) or 'none'} differs from L2."
+    differs = ", ".join(beyond) or "none"
+    told = f"\nBefore: {before}, AUC {start.auc.mean():.4f}. Beyond chance, {differs} differs from L2."
     if more:
-        told += f" {' and '.join(f'`{way}`' for way in more)} end with more multiply–accumulates, since no layer may lose"
+        told += f" {' and '.join(f'`{way}`' for way in more)} end with more multiply–accumulates: no layer may lose"
         told += " more than half of its channels in a round."
     lines.append(told)
     return "\n".join(lines) + "\n"
