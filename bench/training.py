@@ -133,7 +133,7 @@ def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
 
 TRIED = (
     "tried and not kept: bf16 copies of the weights that the optimiser writes block by block (as slow as the casts "
-    "they save), `torch.compile` of clipping, AdamW and cast (a third less, for 18 s of compilation and a C++ compiler)"
+    "they save), `torch.compile` of clipping, AdamW and cast (faster, but it needs a C++ compiler and time to compile)"
 )
 MEMORY = "AdamW reads and writes every weight and its two moments, seven times 233 MB; " + TRIED
 
