@@ -362,6 +362,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pneumoprune.cli._making': ('cli.html#_making', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli._mistake': ('cli.html#_mistake', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli._progress_in_lines': ('cli.html#_progress_in_lines', 'pneumoprune/cli.py'),
+                                 'pneumoprune.cli._refuse_without': ('cli.html#_refuse_without', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli._roles': ('cli.html#_roles', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli._stop_once': ('cli.html#_stop_once', 'pneumoprune/cli.py'),
                                  'pneumoprune.cli._tell_version': ('cli.html#_tell_version', 'pneumoprune/cli.py'),

@@ -40,13 +40,13 @@ def open_model(
         raise PredictionError(f"{model} holds no models/slim-int8.onnx; give a run with its models, or an ONNX file")
     return OnnxModel(file)
 
-# %% ../nbs/24_assessment.ipynb #12914db8
+# %% ../nbs/24_assessment.ipynb #e415f389
 def _chosen(xrays: XRays, split: str | None) -> tuple[XRays, list[str]]:
     "The X-rays to be judged, and a note where others are left out"
     told = set(xrays.split)
     if split == "all" or split is None and told == {EXTERNAL}:
         return xrays, []
-    wanted = split or "test"
+    wanted = "test" if split is None else split
     if wanted not in told:
         raise DataError(f"{xrays.source} has no split {wanted!r} but {', '.join(sorted(told))}; "
                         "choose one of them with --split, or all")

@@ -71,6 +71,14 @@ def _roles(column: list[str] | None) -> dict[str, str]:
         raise typer.BadParameter(f"--column {wrong[0]}: give a role ({', '.join(_ROLES)}) and a name: label=Target")
     return {role: name for role, _, name in pairs}
 
+# %% ../nbs/28_cli.ipynb #fc645fbc
+def _refuse_without(images: Path | None, option: str, **told: Any) -> None:
+    "What is told of images that are not given would be ignored"
+    for name, value in told.items():
+        if images is None and value not in (None, [], ()):
+            given = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{given} tells of images that {option} names: give both, or leave {given} out")
+
 # %% ../nbs/28_cli.ipynb #6323b830
 _Data = Annotated[Path | None, Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")]
 _External = Annotated[
@@ -148,7 +156,7 @@ def _making(out: Path, resume: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #988c84fe
+# %% ../nbs/28_cli.ipynb #06317ba3
 @app.command()
 def lab(
     data: _Data = None,
@@ -190,6 +198,8 @@ def lab(
             external=external, table=table, columns=_roles(column), aspects=aspects, max_pixels=max_pixels,
             skip_unreadable=skip_unreadable, external_table=external_table, external_columns=_roles(external_column),
         )
+        _refuse_without(data, "--data", table=table, column=column)
+        _refuse_without(external, "--external", external_table=external_table, external_column=external_column)
         if only_seed is not None:
             made = run_seed(data, out, settings, only_seed, **reading)
             told = "when all are there, the same command without --only-seed compares"

@@ -1047,7 +1047,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(column.replace("", np.nan), errors="coerce")
     return column if numbers[column != ""].isna().any() or numbers.isna().all() else numbers
 
-# %% ../nbs/03_data.ipynb #14873e33
+# %% ../nbs/03_data.ipynb #5378592c
 def _loaded(
     source: str | Path,
     size: int,
@@ -1073,6 +1073,9 @@ def _loaded(
         if table is not None or path.is_file() and path.suffix.lower() in _TABLES:
             opened = _open_table(path, table, columns or {}, max_pixels)
             key, open_source = _entry(opened.stamp(), size, max_pixels) if folder else "", lambda: opened
+        elif columns:
+            raise DataError(f"{path.name} is no table, and none is named that has a column {min(columns.values())!r}; "
+                            "name the table with --table, or leave the columns out")
         else:
             further = ["labelled"] if lay_out is _lay_out_labelled else []
             key = _cache_key(path, size, max_pixels, *further) if folder else ""

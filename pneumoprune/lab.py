@@ -922,10 +922,12 @@ def amounts_stage(lab: Lab, original: nn.Module) -> None:
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
     write_csv(lab.folder / "amounts.csv", table.reset_index())
 
-# %% ../nbs/25_lab.ipynb #b869afee
+# %% ../nbs/25_lab.ipynb #b5c6300a
 def _with_aspects(xrays: XRays, table: str | Path) -> XRays:
     "The X-rays with a column `log_aspect` from a CSV table of `name` and `log_aspect`; of test images it may lack some"
     try:
+        if not Path(table).is_file():  # a device or a pipe may never end
+            raise FileNotFoundError("no such file")
         told = pd.read_csv(table).set_index("name")["log_aspect"].astype(float)
         aspect = told[~told.index.duplicated()].reindex(xrays.names).to_numpy()
     except (OSError, ValueError, KeyError) as error:

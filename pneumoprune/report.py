@@ -436,7 +436,7 @@ def _typst_image(content: list) -> dict:
     drawn = f'image("{content[2][0]}", alt: "{words}", width: {about["width"]}pt * shrink)'
     return {"t": "RawInline", "c": ["typst", f"#box({drawn})"]}
 
-# %% ../nbs/27_report.ipynb #e7da8c03
+# %% ../nbs/27_report.ipynb #614da794
 def _pdf(blocks: list, report: _Report, output: Path) -> None:
     "Set the report with Typst"
     build = report.build
@@ -449,8 +449,7 @@ def _pdf(blocks: list, report: _Report, output: Path) -> None:
     source.write_text(written, encoding="utf-8")
     fonts = Path(matplotlib.get_data_path(), "fonts/ttf")
     compiler = typst.Compiler(str(source), root=str(build), ignore_system_fonts=True, font_paths=[str(fonts)])
-    with atomic_path(output) as draft:
-        compiler.compile(output=str(draft), format="pdf", pdf_standards=["ua-1"])
+    compiler.compile(output=str(output), format="pdf", pdf_standards=["ua-1"])
 
 # %% ../nbs/27_report.ipynb #126f900f
 _CSS = """<style>
@@ -533,7 +532,7 @@ def _html(blocks: list, report: _Report, output: Path) -> None:
         draft.write_text(page, encoding="utf-8")
     _link_languages(output)
 
-# %% ../nbs/27_report.ipynb #f1d26847
+# %% ../nbs/27_report.ipynb #c1f571a3
 def render_report(
     run: str | Path,  # run folder
     output: str | Path | None = None,  # PDF to write; None: `report.pdf` or `report-ru.pdf` beside the run's tables
@@ -550,10 +549,12 @@ def render_report(
     output = Path(output or run / f"report{'' if lang == 'en' else f'-{lang}'}.pdf")
     if output.suffix.lower() != ".pdf":
         raise ReportError(f"The report is a PDF; give {output.name} the ending .pdf (--html writes HTML beside it)")
-    with tempfile.TemporaryDirectory() as build:
-        report = _Report(about, load_run(run), Path(build))
+    loaded = load_run(run)
+    # a place that can't be written is noticed before the chapters are executed
+    with atomic_path(output) as draft, tempfile.TemporaryDirectory() as build:
+        report = _Report(about, loaded, Path(build))
         blocks = _compose(report)
-        _pdf(blocks, report, output)
+        _pdf(blocks, report, draft)
         if html:
             _html(blocks, report, output.with_suffix(".html"))
     return output

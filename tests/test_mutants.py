@@ -10,9 +10,10 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from pneumoprune import benchmark, compaction, evaluation, pruning, slimming
+from pneumoprune import benchmark, compaction, evaluation, graph, pruning, slimming
 from pneumoprune.alexnet import narrow_alexnet
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results/reference"
@@ -146,7 +147,181 @@ def test_where_slimming_stops(aucs, sizes, met, rounds, chosen, told, monkeypatc
     monkeypatch.setattr(slimming, "_round", lambda network, xrays, settings, number, *_: (number, 1.0))
     monkeypatch.setattr(slimming, "_budgets_met", lambda settings, model, current, size: met and met[current])
     monkeypatch.setattr(slimming, "shift_suite", lambda *_, **__: {})
+    monkeypatch.setattr(slimming, "time", SimpleNamespace(perf_counter=lambda: 7.0))  # the rest takes no time
     xrays = SimpleNamespace(part=lambda _: None, size=64)
     settings = slimming.SlimSettings(rounds=rounds)
     network, rows = slimming._shrink(0, xrays, settings, None, None, None)
     assert network == chosen and len(rows) == told
+    assert rows["seconds"].tolist() == [0.0] + [1.0] * (told - 1)
+
+
+def test_what_channels_are_worth():
+    "Importance in shares of the layer's, per root of cost"
+    ranked = list(slimming._blocks(np.array([1.0, 2, 3, 4, 10]), 4.0, 0.2, 1, 1))
+    assert [channels for _, channels in ranked] == [[0], [1], [2], [3]]
+    assert [rank for rank, _ in ranked] == pytest.approx([1 / 40, 2 / 40, 3 / 40, 4 / 40])
+
+
+def test_how_many_channels_go():
+    "Two at a time, each a tenth of the costs, until half of them is saved"
+    (removed,) = slimming.weakest([np.arange(1.0, 21)], [0.1], keep=0.5, floor=0.1, minimum=1, block=2)
+    assert removed.tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(slimming.PneumopruneError, match="keep=1"):
+        slimming.weakest([np.arange(1.0, 21)], [0.1], keep=1)
+
+
+def test_where_rounds_are_kept():
+    assert slimming._checkpoints("run", "slim-1") == Path("run/checkpoints/slim-1")
+    assert slimming._checkpoints(None, "slim-1") is None
+
+
+def test_a_cubic_schedule():
+    assert pruning.schedule("cubic", 2, 0.8) == pytest.approx([0.7, 0.8])
+
+
+def test_most_of_a_layer_goes():
+    "The report counts what went"
+    net = nn.Sequential(nn.Conv2d(1, 10, 3), nn.ReLU(), nn.Conv2d(10, 2, 3)).eval()
+    prune.ln_structured(net[0], "weight", 0.7, n=2, dim=0)
+    report = compaction.compact(net, torch.randn(2, 1, 9, 9)).report
+    assert "7 of 12 channels went; 2 of 2 layers are narrower" in str(report)
+
+
+def test_noise_of_ten_times_the_size_has_both_signs():
+    rows = compaction._noise(torch.zeros(6, 500), 0, torch.Generator().manual_seed(0))
+    assert rows[3].min() < -20 and rows[3].max() > 20
+
+
+def test_the_widths_of_a_module():
+    assert compaction._layer_row(nn.PReLU(5)) == ("PReLU", 5, 5, 5)
+    assert compaction._layer_row(nn.BatchNorm2d(4)) == ("BatchNorm2d", 4, 4, 8)
+
+
+def test_the_smallest_images_and_all_rings():
+    rng = np.random.default_rng(0)
+    found = evaluation.texture_features(rng.integers(0, 256, (2, 32, 32), dtype=np.uint8), rings=4)
+    assert found.shape == (2, 4) and np.isfinite(found).all()
+
+
+def test_what_shortcuts_cannot_learn_from():
+    labels, features = np.tile([0, 1], 10), np.arange(20.0)[:, None]
+    with pytest.raises(evaluation.EvaluationError, match="seed"):
+        evaluation.shortcut_scores(features, labels, np.arange(20), folds=2, seed=-1)
+    with pytest.raises(evaluation.EvaluationError, match="learned is datetime64"):
+        evaluation.shortcut_scores(features, labels, np.arange(20), learned=np.zeros(20, "M8[s]"), folds=2)
+
+
+def test_who_stands_in_a_misled_pair():
+    "A positive below the highest negative, a negative above the lowest positive"
+    labels, misleading = np.array([1, 1, 1, 0, 0]), np.array([0.1, 0.6, 0.9, 0.2, 0.5])
+    assert evaluation._involved(labels, misleading).tolist() == [True, False, False, True, True]
+    assert evaluation._involved(labels, misleading[[2, 1, 1, 0, 3]]).tolist() == [False, False, False, False, False]
+
+
+class Called(nn.Module):
+    "Two layers, and what a function makes of the first one's answer"
+
+    def __init__(self, first: nn.Module, between, second: nn.Module):
+        super().__init__()
+        self.first, self.between, self.second = first, between, second
+
+    def forward(self, x):
+        return self.second(self.between(self.first(x)))
+
+
+def conv(inputs: int, outputs: int, **more) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, **more)
+
+
+CUT = {
+    "norm of each image": lambda: [conv(1, 6), nn.InstanceNorm2d(6, affine=True), nn.ReLU(), conv(6, 2)],
+    "valid": lambda: [conv(1, 6), nn.ReLU(), conv(6, 2, padding="valid")],
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_constants_go(name):
+    "Half of the first layer's channels hold constants, which the second takes over"
+    torch.manual_seed(0)
+    net = nn.Sequential(*CUT[name]()).eval()
+    prune.ln_structured(net[0], "weight", 0.5, n=2, dim=0)
+    nn.init.constant_(net[0].bias, 0.5)
+    example = torch.randn(3, 1, 12, 12)
+    small = compaction.compact(net, example)
+    assert torch.allclose(net(example), small(example), atol=1e-5) and small[0].out_channels == 3
+
+
+def test_constants_go_through_norms_of_each_series():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(1, 6, 3), nn.InstanceNorm1d(6, affine=True), nn.ReLU(), nn.Conv1d(6, 2, 3)).eval()
+    prune.ln_structured(net[0], "weight", 0.5, n=2, dim=0)
+    example = torch.randn(3, 1, 12)
+    small = compaction.compact(net, example)
+    assert torch.allclose(net(example), small(example), atol=1e-5) and small[0].out_channels == 3
+
+
+class Halves(nn.Module):
+    "A split by sizes: each half goes through a layer of its own"
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.left, self.right = conv(1, 8), conv(4, 2), conv(4, 2)
+
+    def forward(self, x):
+        left, right = torch.split(self.first(x), [4, 4], 1)
+        return self.left(left) + self.right(right)
+
+
+def unread(layer: nn.Module, channels: list[int]) -> None:
+    "A mask on inputs of a layer"
+    mask = torch.ones_like(layer.weight)
+    mask[:, channels] = 0
+    prune.custom_from_mask(layer, "weight", mask)
+
+
+def same_but_narrower(net: nn.Module, example: torch.Tensor, width: int) -> nn.Module:
+    small = compaction.compact(net.eval(), example)
+    assert torch.allclose(net(example), small(example), atol=1e-5)
+    assert len(small.get_parameter("first.weight")) == width
+    return small
+
+
+def test_a_split_by_sizes_is_cut():
+    net = Halves()
+    with torch.no_grad():
+        net.first.weight[[0, 1, 5]] = 0
+        net.first.bias[[0, 1, 5]] = 0
+    same_but_narrower(net, torch.randn(3, 1, 9, 9), 5)
+
+
+def test_a_slice_is_cut():
+    net = Called(conv(1, 8), lambda y: y[:, 2:6], conv(4, 2))
+    unread(net.second, [1])
+    same_but_narrower(net, torch.randn(3, 1, 9, 9), 3)
+
+
+def test_a_number_of_axes_is_known():
+    net = Called(conv(1, 8), lambda y: y * len(y.shape), conv(8, 2))
+    unread(net.second, [1])
+    same_but_narrower(net, torch.randn(3, 1, 9, 9), 7)
+
+
+def test_gates_are_cut_along_the_last_axis():
+    "Both halves of a gated channel go together"
+    net = Called(nn.Linear(6, 8), F.glu, nn.Linear(4, 2))
+    unread(net.second, [0, 2])
+    same_but_narrower(net, torch.randn(3, 5, 6), 4)
+
+
+def test_whole_groups_of_a_norm_go():
+    net = Called(conv(1, 8), nn.GroupNorm(4, 8), conv(8, 2))
+    unread(net.second, [2, 3])
+    small = same_but_narrower(net, torch.randn(3, 1, 9, 9), 6)
+    assert small.get_submodule("between").num_groups == 3
+
+
+def test_batch_norm_is_passed_by_where_only_shapes_matter():
+    root = nn.Sequential(nn.BatchNorm2d(3))
+    (node,) = [node for node in torch.fx.symbolic_trace(root).graph.nodes if node.op == "call_module"]
+    x = torch.zeros(1, 3, 2, 2)
+    assert graph._call(node, root, (x,), {}) is x
