@@ -256,7 +256,8 @@ def survives(path: Path = ROOT / "tests/survives.json") -> str:
     record = json.loads(path.read_text(encoding="utf-8"))
     hard = record["hard"]["found"]
     told = {  # what a test does to a run, and the expression that selects it
-        "killed_at_any_moment": ("killed up to three times, {kills:.0f} times in all, at random moments of all stages", "killed"),
+        "killed_at_any_moment": (
+            "killed up to three times, {kills:.0f} times in all, at random moments of all stages", "killed"),
         "the_power_goes_at_any_moment": ("the power fails, and what was not synced is lost", "power"),
         "any_file_operation_fails": (
             "a file operation fails, and all after it: one line, exit code 2", "operation"),
