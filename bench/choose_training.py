@@ -6,8 +6,8 @@
 
 Three parts, in turns, so that a time limit leaves rows of all arms:
 
-- `slim`: a network of slim's widths, trained from scratch as `SlimSettings.final` says, without a teacher. 5 folds by
-  patient over all training patients.
+- `slim`: a network of slim's widths, trained from scratch as `SlimSettings.final` says, without a teacher, for 12
+  epochs where an arm does not say otherwise. 5 folds by patient over all training patients.
 - `original`: AlexNet at full width, as `TrainSettings` says. One split, 15 % of the patients.
 - `crossed`: the same with the arms between which that one split decided, in the 5 folds of slim.
 
@@ -218,7 +218,8 @@ def train_one(folder: Path, job: tuple, epochs: int | None, device: str) -> dict
     start, table = time.perf_counter(), pd.read_csv(folder / "table.csv")
     shape, changes = SLIM[arm] if part == "slim" else ("", ORIGINAL[arm])
     side, pooled, end = INPUTS[shape]
-    settings = replace(SlimSettings().final if part == "slim" else TrainSettings(), **changes, seed=seed, device=device)
+    base = replace(SlimSettings().final, epochs=12) if part == "slim" else TrainSettings()
+    settings = replace(base, **changes, seed=seed, device=device)
     settings = replace(settings, epochs=epochs or settings.epochs)
     held_out = (table["held_out"] if part == "original" else table["fold"] == fold).to_numpy()
     images = np.load(folder / (f"clean{end}.npy" if side == 224 else f"clean-{side}.npy"), mmap_mode="r")

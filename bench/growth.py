@@ -114,6 +114,14 @@ def rows(count: int, found: dict[str, float]) -> Iterator[Row]:
     yield row(f"{count:,} images: with mapped files", found["whole"], "MB")
 
 
+def growth(before: int, less: dict[str, float], after: int, more: dict[str, float]) -> Row:
+    "How much longer an image takes among more of them"
+    stages = {stage: (more[stage] / after) / (less[stage] / before) for stage in STAGES}
+    why = "stage by stage " + ", ".join(f"{stage} {ratio:.1f}" for stage, ratio in stages.items())
+    ratio = each(after, more) / each(before, less)
+    return row(f"an image of {after:,} against one of {before:,}", ratio, "times", most=1.25, why=why)
+
+
 def measure(data: Path | None) -> Iterator[Row]:
     found = {}
     for count in COUNTS:
@@ -122,9 +130,8 @@ def measure(data: Path | None) -> Iterator[Row]:
     if MILLION.exists() and (once := json.loads(MILLION.read_text(encoding="utf-8")))["machine"] == machine()["cpu"]:
         found[1_000_000] = once["found"]
         yield from rows(1_000_000, found[1_000_000])
-    *_, before, last = found
-    ratio = each(last, found[last]) / each(before, found[before])
-    yield row(f"an image of {last:,} against one of {before:,}", ratio, "times", most=1.25)
+    for before, after in list(zip(found, list(found)[1:]))[1:]:  # a thousand images are mostly the start of the process
+        yield growth(before, found[before], after, found[after])
 
 
 if __name__ == "__main__":

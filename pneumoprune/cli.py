@@ -323,7 +323,7 @@ def predict(
     if all("error" in row for row in rows):
         raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
-# %% ../nbs/28_cli.ipynb #99ff3e6e
+# %% ../nbs/28_cli.ipynb #6c8fba55
 @app.command()
 def explain(
     image: Annotated[Path, Argument(help="A chest X-ray.")],
@@ -332,10 +332,12 @@ def explain(
     force: _Force = False,
 ) -> None:
     "Image of what the decision rests on: Grad-CAM for a float network, occlusion for an ONNX file."
+    from pneumoprune.dicom import dicom_objection
     from pneumoprune.prediction import explain_file
 
     explain_file(image, output, model, force=force)
-    typer.echo(f"written to {output}")
+    objection = dicom_objection(image)
+    typer.echo(f"written to {output}" + (f"; the image's DICOM tags say {one_line(objection)}" if objection else ""))
 
 # %% ../nbs/28_cli.ipynb #f3a2abcd
 @app.command()

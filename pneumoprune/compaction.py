@@ -348,18 +348,21 @@ def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
         "constants": tuple(name for name, cut in cuts.items() if cut.added or "place" in cut.wiring),
     }
 
-# %% ../nbs/17_compaction.ipynb #c6215489
+# %% ../nbs/17_compaction.ipynb #0a46f872
+_ONE_DICT = ", or, where forward takes a dictionary, wrap the network in a module whose forward takes its tensors"
+
+
 def _in_order(model: nn.Module, named: dict) -> list:
     "Inputs by name, in the order of `forward`; `CompactionError` unless they are its first arguments"
     names = list(inspect.signature(model.forward).parameters)[: len(named)]
     if set(names) != set(named):
         raise CompactionError(
             f"example_input names {', '.join(map(str, named))}, but the first arguments of forward are "
-            f"{', '.join(names)}; give these"
+            f"{', '.join(names)}; give these{_ONE_DICT if len(names) == 1 else ''}"
         )
     return [named[name] for name in names]
 
-# %% ../nbs/17_compaction.ipynb #b275456a
+# %% ../nbs/17_compaction.ipynb #97ab64f0
 def _batches(model: nn.Module, example_input: Any) -> tuple:
     "The example as a tuple of inputs, in the order of `forward`; `CompactionError` for what is no batch"
     example = _in_order(model, example_input) if isinstance(example_input, dict) else example_input
@@ -369,7 +372,10 @@ def _batches(model: nn.Module, example_input: Any) -> tuple:
         raise CompactionError(f"example_input {inputs} is a shape: give a batch, such as torch.randn{inputs}")
     tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
     if not tensors or tensors[0] is not inputs[0]:
-        raise CompactionError("example_input must be a batch (N, channels, ...) or a tuple of them, the images first")
+        advice = _ONE_DICT if any(isinstance(x, dict) for x in inputs) else ""
+        raise CompactionError(
+            f"example_input must be a batch (N, channels, ...) or a tuple of them, the images first{advice}"
+        )
     if tensors[0].dim() < 2 or not all(x.numel() for x in tensors) or any(x.is_meta for x in tensors):
         shapes = ", ".join(f"{tuple(x.shape)} on {x.device}" for x in tensors)
         raise CompactionError(f"example_input of shape {shapes} is no batch (N, channels, ...) of at least one input")

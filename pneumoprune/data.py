@@ -1418,7 +1418,7 @@ def stream_images(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(stream.image_of, examples)))[:, None]
 
-# %% ../nbs/03_data.ipynb #66fd5a11
+# %% ../nbs/03_data.ipynb #0011ee8f
 def _count_labels(examples: Iterable, val: XRays, image: str, label: str) -> tuple[int, int]:
     "Negative and positive images, from a pass over all"
     stream = Stream(examples, val, (0, 0), "", image, label)
@@ -1434,7 +1434,7 @@ def _shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
         raise DataError(f"no shards are found at {', '.join(map(str, told)) or 'nothing'}; give tar or Parquet files")
     return found
 
-
+# %% ../nbs/03_data.ipynb #c37b2718
 def open_shards(
     shards: str | Path | Sequence[str | Path],  # tar or Parquet files: paths, patterns such as "train-*.tar", addresses
     val: XRays,  # validation images, of patients who are in no shard

@@ -65,7 +65,7 @@ from pneumoprune.training import (
     save_weights,
 )
 
-# %% ../nbs/25_lab.ipynb #a7bb9763
+# %% ../nbs/25_lab.ipynb #649f13b6
 @dataclass(frozen=True)
 class LabSettings:
     "Everything that decides a run's result, apart from the X-rays; recorded in run.json"
@@ -79,11 +79,11 @@ class LabSettings:
     linear: tuple = (4096, 4096)  # neurons of its hidden linear layers
     rounds: int = 5  # prunings of the recipe
     kind: str = "geometric"  # schedule of the prunings; "geometric" is the recipe iterated
-    original: TrainSettings = field(default_factory=lambda: TrainSettings(resample=0.75))  # chosen on validation
-    masked: TrainSettings = field(  # fine-tuning; its epochs are those of all rounds together
-        default_factory=lambda: TrainSettings(resample=0.75, progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None)
+    original: TrainSettings = TrainSettings()
+    masked: TrainSettings = TrainSettings(  # fine-tuning; its epochs are those of all rounds together
+        progression=((0.4, 5 / 7), (0.6, 1.0)), restart=None
     )
-    slim: SlimSettings = field(default_factory=SlimSettings)
+    slim: SlimSettings = SlimSettings()
     sensitivity: tuple = (0.2, 0.4, 0.6, 0.8)  # shares by which each layer alone is pruned
     amounts: tuple = (0.05, 0.1, 0.2, 0.3, 0.4)  # shares of the recipe in convolutions, in 32 and in 8 bits
     resamples: int = 2000  # bootstrap draws of every interval
@@ -91,10 +91,10 @@ class LabSettings:
     stopwatch: float = 30.0  # seconds after which no further turn begins: for latency, and for the whole test set
     memory: bool = True  # measure the memory of a process that predicts
 
-# %% ../nbs/25_lab.ipynb #98f3c0a7
+# %% ../nbs/25_lab.ipynb #38c85a55
 def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
-    slimming = replace(settings.slim, tolerance=0.05)
+    slimming = replace(settings.slim, tolerance=0.05, final=replace(settings.slim.final, epochs=12))
     return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10,
                    stopwatch=8.0)
 
@@ -106,8 +106,8 @@ def _for_smoke(settings: LabSettings) -> LabSettings:
     return replace(settings, conv=(16, 48, 96, 64, 64), linear=(256, 256), slim=slimming, resamples=200, repeats=3,
                    sensitivity=(0.5,), amounts=(0.2,), stopwatch=4.0, memory=False)
 
-# %% ../nbs/25_lab.ipynb #7044c471
-_FEW_IMAGES = dict(batch_size=16, ema=0.9, augment=0.5, resample=0.0, progression=(), restart=None, precision="fp32")
+# %% ../nbs/25_lab.ipynb #eb8cdb43
+_FEW_IMAGES = dict(batch_size=16, ema=0.9, augment=0.5, progression=(), restart=None, precision="fp32")
 
 
 def _with_training(settings: LabSettings, epochs: int, **changes) -> LabSettings:

@@ -196,7 +196,7 @@ def remove_channels(
             _zero_inputs(model.get_submodule(name), channels, group.width)
     return compact(model, example)
 
-# %% ../nbs/20_slimming.ipynb #3dae99d7
+# %% ../nbs/20_slimming.ipynb #8b1e0478
 @dataclass(frozen=True)
 class SlimSettings:
     "All choices of the slimming"
@@ -215,7 +215,7 @@ class SlimSettings:
         epochs=3, lr=5e-4, progression=((2 / 3, 4 / 7), (1 / 3, 1.0)), restart=None
     )
     final: TrainSettings = TrainSettings(  # of the network that was chosen
-        epochs=12, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
+        epochs=30, lr=2e-3, progression=((0.5, 5 / 7), (0.5, 1.0)), restart=None, distillation=0.0
     )
     dropout: float = 0.2  # while the chosen network is trained: AlexNet's one half is for 4096 neurons
 

@@ -2,11 +2,14 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+from scipy.stats import t
 
 from pneumoprune.cards import data_card, model_card, refused
+from pneumoprune.lab import LabSettings
 from pneumoprune.phrases import interval
 from pneumoprune.run import load_run, shortcut_auc, shortcut_effects, times_smaller
 from pneumoprune.tables import comparison_table
@@ -40,7 +43,20 @@ def results(folder: Path = ROOT / "results/reference") -> str:
         "`original` in ONNX Runtime: medians and quartiles of the ratios within a turn."
     )
     guard = [f"\nThe file of `slim-int8` carries a guard. {told}"] if (told := refused(run)) else []
-    return "\n".join([*lines, *over_seeds(run), *shortcut(run), *guard]) + "\n"
+    return "\n".join([*lines, *over_seeds(run), *shortcut(run), *guard, *older_settings(run)]) + "\n"
+
+
+def older_settings(run) -> list[str]:
+    "In what the trainings of a run differ from those the lab makes now, as Markdown; nothing where they do not"
+    made, now = run.info["settings"], json.loads(json.dumps(asdict(LabSettings())))
+    pairs = {name: (made[name], now[name]) for name in ("original", "masked")}
+    pairs["slim.final"] = made["slim"]["final"], now["slim"]["final"]
+    changed = [f"`{name}.{key}` {before[key]:g} (now {after[key]:g})" for name, (before, after) in pairs.items()
+               for key in ("epochs", "resample") if before[key] != after[key]]
+    if not changed:
+        return []
+    return [f"\nThis run is older than the last choice of settings, which was made on training patients alone "
+            f"(`bench/choose_training.py`). It was trained with {', '.join(changed)}."]
 
 
 def shortcut(run) -> list[str]:
@@ -183,6 +199,35 @@ def architectures(path: Path = ROOT / "bench/architectures.csv") -> str:
     return "\n".join(lines) + "\n"
 
 
+def slimming(path: Path = ROOT / "bench/slimming.csv") -> str:
+    "Slimming by L2, by torch-pruning's pruner and at random, as Markdown"
+    rows = pd.read_csv(path)
+    start, final = rows[rows.stage == "0"], rows[rows.stage == "final"]
+    budget = final[final.way == "L2"].macs.mean()
+    aucs = final.pivot(index="way", columns="seed", values="auc")
+    below, seeds = aucs - aucs.loc["L2"], aucs.shape[1]
+    error = below.std(axis=1, ddof=1) / seeds**0.5 * t.ppf(0.975, seeds - 1)
+    lines = ["| channels chosen by | MACs, M | parameters, M | AUC (SD) | minus L2's (95 %) | seed by seed |"]
+    lines.append("|---|" + "---:|" * 5)
+    for way, theirs in final.groupby("way", sort=False):
+        cells = [f"{theirs[name].mean() / 1e6:.2f}" for name in ("macs", "parameters")]
+        cells.append(f"{aucs.loc[way].mean():.4f} ({aucs.loc[way].std(ddof=1):.4f})")
+        gap = below.loc[way]
+        low, high = gap.mean() - error[way], gap.mean() + error[way]
+        told = [f"{gap.mean():+.4f} ({low:+.4f} to {high:+.4f})", ", ".join(f"{value:+.4f}" for value in gap)]
+        lines.append("| " + " | ".join([way, *cells, *(["", ""] if way == "L2" else told)]) + " |")
+    beyond = [way for way in aucs.index if way != "L2" and abs(below.loc[way].mean()) > error[way]]
+    more = [way for way, theirs in final.groupby("way", sort=False) if theirs.macs.mean() > 1.05 * budget]
+    before = f"{start.macs.mean() / 1e6:.0f} M multiply–accumulates, {start.parameters.mean() / 1e6:.0f} M parameters"
+    differs = ", ".join(beyond) or "none"
+    told = f"\nBefore: {before}, AUC {start.auc.mean():.4f}. Beyond chance, {differs} differs from L2."
+    if more:
+        told += f" {' and '.join(f'`{way}`' for way in more)} end with more multiply–accumulates: no layer may lose"
+        told += " more than half of its channels in a round."
+    lines.append(told)
+    return "\n".join(lines) + "\n"
+
+
 def benchmarks(path: Path = ROOT / "bench/results.json") -> str:
     "What `make bench` found, beside its goals, as Markdown; and for each goal that is missed, where the time goes"
     if not path.exists():
@@ -264,7 +309,8 @@ def _made(record: dict) -> str:
 
 
 WRITERS = {
-    "survives": survives, "results": results, "speed": benchmarks, "rivals": rivals, "architectures": architectures
+    "survives": survives, "results": results, "speed": benchmarks, "rivals": rivals, "architectures": architectures,
+    "slimming": slimming,
 }  # fmt: skip
 
 

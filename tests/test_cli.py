@@ -247,3 +247,11 @@ cli.main()
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 0 and 1 <= len(lines) <= 3
     assert all(line.startswith("training: ") for line in lines) and "500/500" in lines[-1]
+
+
+def test_tags_of_another_modality_are_told_with_every_answer(tmp_path):
+    from bad_inputs import dicom
+
+    (knee := tmp_path / "knee.dcm").write_bytes(dicom(Modality="MR", BodyPartExamined="KNEE"))
+    for answer in (run("predict", knee), run("explain", knee, "-o", tmp_path / "heat.png", "--force")):
+        assert answer.returncode == 0 and "DICOM tags say modality MR, body part KNEE" in answer.stdout, answer.stderr

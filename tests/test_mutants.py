@@ -260,18 +260,6 @@ def test_constants_go_through_norms_of_each_series():
     assert torch.allclose(net(example), small(example), atol=1e-5) and small[0].out_channels == 3
 
 
-class Halves(nn.Module):
-    "A split by sizes: each half goes through a layer of its own"
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.left, self.right = conv(1, 8), conv(4, 2), conv(4, 2)
-
-    def forward(self, x):
-        left, right = torch.split(self.first(x), [4, 4], 1)
-        return self.left(left) + self.right(right)
-
-
 def unread(layer: nn.Module, channels: list[int]) -> None:
     "A mask on inputs of a layer"
     mask = torch.ones_like(layer.weight)
@@ -284,14 +272,6 @@ def same_but_narrower(net: nn.Module, example: torch.Tensor, width: int) -> nn.M
     assert torch.allclose(net(example), small(example), atol=1e-5)
     assert len(small.get_parameter("first.weight")) == width
     return small
-
-
-def test_a_split_by_sizes_is_cut():
-    net = Halves()
-    with torch.no_grad():
-        net.first.weight[[0, 1, 5]] = 0
-        net.first.bias[[0, 1, 5]] = 0
-    same_but_narrower(net, torch.randn(3, 1, 9, 9), 5)
 
 
 def test_a_slice_is_cut():
