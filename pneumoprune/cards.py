@@ -96,7 +96,7 @@ def _guard_told(run: Run) -> str:
     told = refused(run)
     return f"\nThe file carries a guard: images unlike the training images get no decision. {told}\n" if told else ""
 
-# %% ../nbs/26_cards.ipynb #2ca2d2df
+# %% ../nbs/26_cards.ipynb #2c304a55
 _SHORTCUT_HEAD = """
 ## Shortcuts examined
 
@@ -114,7 +114,7 @@ wrong way; like *over all pairs* the mean over images as they are and every simu
 def _shortcut_row(run: Run, name: str, shortcut: str) -> str:
     "What was found of one shortcut and one network, as a row of Markdown"
     means = shortcut_effects(run, shortcut, [name])[["misled", "all_pairs", "follows_val"]].mean()
-    alone = (interval(shortcut_auc(run, shortcut, split)) for split in ("val", "test"))
+    alone = [interval(found) for split in ("val", "test") if (found := shortcut_auc(run, shortcut, split))]
     return f"| {' | '.join([shortcut, *alone, *map(number, means)])} |"
 
 
