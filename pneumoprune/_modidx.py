@@ -1248,6 +1248,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'pneumoprune.run': { 'pneumoprune.run.Run': ('run.html#run', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.budgets': ('run.html#run.budgets', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.images': ('run.html#run.images', 'pneumoprune/run.py'),
+                                 'pneumoprune.run.Run.kermany': ('run.html#run.kermany', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.models': ('run.html#run.models', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.part': ('run.html#run.part', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.smoke': ('run.html#run.smoke', 'pneumoprune/run.py'),

@@ -38,8 +38,7 @@ def _head(**entries: Any) -> str:
         from huggingface_hub import ModelCardData
     return f"---\n{ModelCardData(**entries).to_yaml().strip()}\n---\n"
 
-# %% ../nbs/26_cards.ipynb #16089a21
-_KERMANY = "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"  # SHA-256 of the archive
+# %% ../nbs/26_cards.ipynb #7de7aad3
 _SOURCE = """Chest X-rays of children of one to five years, labelled normal or pneumonia: Kermany et al., *Cell* 172
 (2018), 1122-1131, licence CC BY 4.0. They are not part of this project and are not redistributed by it."""
 _SHORTCUTS = """- One hospital, frontal images. The test set is harder than any validation set cut from training.
@@ -52,7 +51,7 @@ def _origin(run: Run) -> tuple[str, str, dict[str, str]]:
     "What is known of a run's images: a description, their limits, and the entry of the licence"
     if run.synthetic:
         return "Phantoms: drawings of chests, not X-rays.", "- Nothing learnt from drawings holds for patients.", {}
-    if run.info["data"]["fingerprint"] == _KERMANY:
+    if run.kermany:
         return _SOURCE, _SHORTCUTS, {"license": "cc-by-4.0"}
     return "Images given by the one who made the run.", _UNKNOWN, {}
 

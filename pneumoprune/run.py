@@ -36,7 +36,10 @@ from pneumoprune.evaluation import (
     within_auc_with_interval,
 )
 
-# %% ../nbs/07_run.ipynb #3f65e2eb
+# %% ../nbs/07_run.ipynb #2125ee8d
+KERMANY = "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"  # SHA-256 of the archive of X-rays
+
+# %% ../nbs/07_run.ipynb #7c3911a4
 _ALEXNET = [64, 192, 384, 256, 256]  # output channels of AlexNet's convolutions
 
 
@@ -75,6 +78,11 @@ class Run:
     def synthetic(self) -> bool:
         "Whether the images are phantoms"
         return self.info["data"]["synthetic"]
+
+    @property
+    def kermany(self) -> bool:
+        "Whether the images are the paediatric X-rays of Kermany et al. (2018), known by the archive's SHA-256"
+        return self.info["data"]["fingerprint"] == KERMANY
 
     @property
     def smoke(self) -> bool:
