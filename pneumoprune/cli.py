@@ -80,7 +80,7 @@ def _refuse_without(images: Path | None, option: str, **told: Any) -> None:
             raise typer.BadParameter(f"{given} tells of images that {option} names: give both, or leave {given} out")
 
 # %% ../nbs/28_cli.ipynb #6323b830
-_Data = Annotated[Path | None, Option(help="Folder, zip or MedMNIST .npz of chest X-rays. Without it: phantoms.")]
+_Data = Annotated[Path | None, Option(help="X-rays: folder, zip, CSV table or MedMNIST .npz. Without it: phantoms.")]
 _External = Annotated[
     Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
 ]
