@@ -93,23 +93,31 @@ def without_test(archive: Path, folder: Path) -> Path:
     return folder / "train.zip"
 
 
-def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, workers: int) -> None:
-    "Images, resized and shifted, as files that every process maps; labels, folds and shortcuts beside them"
-    import torch
-    from sklearn.model_selection import StratifiedGroupKFold
-    from torch.nn.functional import interpolate
+def training_images(archive: Path, folder: Path, limit: int | None, workers: int | None = None):
+    "The training images of an archive, or about `limit` of them by patient; kept in clean.npy of the folder"
+    from pneumoprune.data import load_xrays
 
-    from pneumoprune.data import load_xrays, split_validation
-    from pneumoprune.evaluation import shortcut_scores, texture_score
-    from pneumoprune.synthetic import SHIFTS
-
-    xrays = load_xrays(without_test(Path(archive), folder), cache=False).part("train")
+    xrays = load_xrays(without_test(archive, folder), cache=False, workers=workers).part("train")
     if limit:
         patients = np.random.default_rng(0).permutation(np.unique(xrays.patients))
         rank = {patient: place for place, patient in enumerate(patients)}
         xrays = xrays.take(np.sort(np.argsort([rank[p] for p in xrays.patients], kind="stable")[:limit]))
     assert set(xrays.split) == {"train"}, "test images must not be here"
     np.save(folder / "clean.npy", xrays.images)
+    return xrays
+
+
+def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, workers: int) -> None:
+    "Images, resized and shifted, as files that every process maps; labels, folds and shortcuts beside them"
+    import torch
+    from sklearn.model_selection import StratifiedGroupKFold
+    from torch.nn.functional import interpolate
+
+    from pneumoprune.data import split_validation
+    from pneumoprune.evaluation import shortcut_scores, texture_score
+    from pneumoprune.synthetic import SHIFTS
+
+    xrays = training_images(Path(archive), folder, limit)
     for side in (128, 160):
         blocks = torch.as_tensor(np.array(xrays.images)).split(256)
         small = [interpolate(b.float(), (side, side), mode="bilinear", antialias=True).round().byte() for b in blocks]

@@ -37,13 +37,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from choose_training import _one_thread, _shift, without_test
+from choose_training import _one_thread, _shift, training_images
 from common import Row, row
 from common import run as part_of_bench
 from torch import nn
 
 from pneumoprune.alexnet import alexnet, copy_network, count_parameters, fold_gray
-from pneumoprune.data import XRays, load_xrays, split_validation
+from pneumoprune.data import XRays, split_validation
 from pneumoprune.evaluation import shift_aucs
 from pneumoprune.graph import Group, channel_groups
 from pneumoprune.pruning import prunable
@@ -133,13 +133,7 @@ def regularised(model: nn.Module) -> Iterator[None]:
 
 def prepare(archive: Path, limit: int | None, folder: Path, workers: int) -> None:
     "Training images, as they are and shifted, as files that every process maps; labels and patients beside them"
-    xrays = load_xrays(without_test(archive, folder), SIZE, cache=False, workers=workers).part("train")
-    if limit:
-        patients = np.random.default_rng(0).permutation(np.unique(xrays.patients))
-        rank = {patient: place for place, patient in enumerate(patients)}
-        xrays = xrays.take(np.sort(np.argsort([rank[p] for p in xrays.patients], kind="stable")[:limit]))
-    assert set(xrays.split) == {"train"}, "test images must not be here"
-    np.save(folder / "clean.npy", xrays.images)
+    xrays = training_images(archive, folder, limit, workers)
     table = pd.DataFrame({"name": xrays.names, "label": xrays.labels, "patient": xrays.patients})
     table.to_csv(folder / "table.csv", index=False)
     with multiprocessing.get_context("spawn").Pool(min(workers, len(SHIFTS)), initializer=_one_thread) as pool:
