@@ -689,7 +689,7 @@ def test_what_cannot_be_saved_is_said_before_the_work_and_leaves_no_file(tmp_pat
 
 def test_a_network_with_nothing_to_cut_is_written_and_a_note_says_why(small, tmp_path):
     plain = Small()
-    prune.l1_unstructured(plain.fc, "weight", 0.5)
+    prune.l1_unstructured(plain.features[3], "weight", 0.5)
     for model, told in ((Small(), "none of its weights is zero"), (plain, "% of its weights are zero, but fill no")):
         torch.save(model.state_dict(), tmp_path / "c.pt")
         with pytest.warns(UserWarning, match=f"nothing was removed from .*c.pt: .*{told}"):
