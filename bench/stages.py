@@ -48,7 +48,8 @@ def training_seconds(model, train: XRays, val: XRays, settings: TrainSettings, t
     state = training._Training(model, train, settings, accelerator, teacher)
     sides = [settings.side(epoch, train.size) for epoch in range(settings.epochs)]
     each = {}
-    with training._suited_to_cpu(model, accelerator), training._keep_memory(accelerator.device):
+    suited = training._suited_to_cpu(model, accelerator, state.optimizer)
+    with suited, training._keep_memory(accelerator.device):
         for side in set(sides):
             state.net.train()
             times = []
