@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #9fe8764e
+# %% ../nbs/12_training.ipynb #5e7c98b4
 import copy
 import ctypes
 import hashlib
@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn.grad import conv2d_input
 from torch.nn.utils.prune import BasePruningMethod
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -472,7 +473,7 @@ def _from_first(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
         raise made
     return made
 
-# %% ../nbs/12_training.ipynb #622d18e1
+# %% ../nbs/12_training.ipynb #7c51fbee
 def _multiply_out(grads: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return grads.T.contiguous() @ inputs
 
@@ -500,7 +501,8 @@ class _Factored:
 
     def multiply_out(self) -> None:
         "Add the product to the weight's gradient"
-        self.weight.grad += _multiply_out(*self.factors())
+        product = _multiply_out(*self.factors())
+        self.weight.grad = product if self.weight.grad is None else self.weight.grad + product
         self.pairs.clear()
 
 # %% ../nbs/12_training.ipynb #c16f36dd
@@ -509,7 +511,7 @@ def _product_norm(grads: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     grads, inputs = grads.float(), inputs.float()
     return ((grads @ grads.T) * (inputs @ inputs.T)).sum().clamp(min=0).sqrt()
 
-# %% ../nbs/12_training.ipynb #3667ebd5
+# %% ../nbs/12_training.ipynb #81859c6c
 _ROWS, _IN_CACHE = 512, 2**17  # rows of a product; numbers of a weight that AdamW takes at once
 
 
@@ -546,7 +548,7 @@ class _AdamW(torch.optim.AdamW):
         for block in zip(*(t.split(_ROWS) for t in (grads, weight, *moments, factored.copy))):
             gradient, *others = block[0] @ inputs, *block[1:]
             for part, w, m, v, copied in zip(*(t.split(rows) for t in (gradient, *others))):
-                torch._fused_adamw_([w], [part.to(w.dtype)], [m], [v], [], [step], **options)
+                torch.ops.aten._fused_adamw_([w], [part.to(w.dtype)], [m], [v], [], [step], **options)
                 copied.copy_(w)
         factored.pairs.clear()
         factored.version = weight._version  # the copy is up to date
@@ -692,7 +694,7 @@ def _is_plain(conv: nn.Module) -> bool:
     square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
     return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
 
-# %% ../nbs/12_training.ipynb #418e3c91
+# %% ../nbs/12_training.ipynb #3ef5776a
 _NARROW = 9  # pixels, up to which laying out was measured to pay
 
 
@@ -719,7 +721,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,), (x, weight), conv, needed = grads, ctx.saved_tensors, ctx.conv, ctx.needs_input_grad
         args = weight, grad, conv.stride, conv.padding
-        towards_x = torch.nn.grad.conv2d_input(x.shape, *args) if needed[0] else None
+        towards_x = conv2d_input(x.shape, *args) if needed[0] else None
         flat = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
         product = _multiply_out(flat, _lay_out(x, conv, grad.shape[2:])) if needed[1] else None
         kernel, channels = conv.kernel_size[0], x.shape[1]
@@ -772,7 +774,7 @@ def _drop(layer: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * layer.p)
     return x * kept.to(x.dtype).div_(1 - layer.p)
 
-# %% ../nbs/12_training.ipynb #c34e6ede
+# %% ../nbs/12_training.ipynb #6b0b4dae
 def _pool_first(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     "A chain of layers; each max pooling comes before the ReLU it follows"
     chain = list(layers)
@@ -792,7 +794,7 @@ def _shares(size: torch.Size, wanted: tuple[int, int]) -> torch.Tensor:
 
 
 def _pool_average(layer: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
-    size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
+    size: Any = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
     if x.shape[-2:] == size:
         return x
     if x.ndim != 4 or None in size or any(here > there for here, there in zip(x.shape[-2:], size)):
