@@ -511,8 +511,8 @@ def _product_norm(grads: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     grads, inputs = grads.float(), inputs.float()
     return ((grads @ grads.T) * (inputs @ inputs.T)).sum().clamp(min=0).sqrt()
 
-# %% ../nbs/12_training.ipynb #81859c6c
-_ROWS, _IN_CACHE = 512, 2**17  # rows of a product; numbers of a weight that AdamW takes at once
+# %% ../nbs/12_training.ipynb #6ad97f8d
+_ROWS = 256  # of a weight, taken at once
 
 
 class _AdamW(torch.optim.AdamW):
@@ -544,12 +544,9 @@ class _AdamW(torch.optim.AdamW):
         step, *moments = self._memory(weight)
         options = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
         options |= dict(zip(("beta1", "beta2"), group["betas"]))
-        rows = max(1, _IN_CACHE // weight.shape[1])
-        for block in zip(*(t.split(_ROWS) for t in (grads, weight, *moments, factored.copy))):
-            gradient, *others = block[0] @ inputs, *block[1:]
-            for part, w, m, v, copied in zip(*(t.split(rows) for t in (gradient, *others))):
-                torch.ops.aten._fused_adamw_([w], [part.to(w.dtype)], [m], [v], [], [step], **options)
-                copied.copy_(w)
+        for part, w, m, v, copied in zip(*(t.split(_ROWS) for t in (grads, weight, *moments, factored.copy))):
+            torch.ops.aten._fused_adamw_([w], [(part @ inputs).to(w.dtype)], [m], [v], [], [step], **options)
+            copied.copy_(w)
         factored.pairs.clear()
         factored.version = weight._version  # the copy is up to date
 
@@ -694,8 +691,8 @@ def _is_plain(conv: nn.Module) -> bool:
     square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
     return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
 
-# %% ../nbs/12_training.ipynb #3ef5776a
-_NARROW = 9  # pixels, up to which laying out was measured to pay
+# %% ../nbs/12_training.ipynb #6cd64575
+_NARROW, _SMALL = 13, 3  # sides of a map and of a kernel in pixels, up to which laying out was measured to pay
 
 
 def _lay_out(x: torch.Tensor, conv: nn.Conv2d, size: torch.Size) -> torch.Tensor:
@@ -731,7 +728,7 @@ class _Convolution(torch.autograd.Function):
 
 def _convolve_narrow(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     width = (x.shape[-1] + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
-    if x.ndim != 4 or width > _NARROW:
+    if x.ndim != 4 or width > _NARROW or conv.kernel_size[0] > _SMALL:
         return type(conv).forward(conv, x)
     kind = _autocast_type(x)
     bias = None if conv.bias is None else conv.bias.to(kind)
