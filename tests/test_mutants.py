@@ -338,26 +338,6 @@ def test_what_is_pooled_across_channels_stays_whole():
     same_but_narrower(net, torch.randn(3, 1, 9), 8)
 
 
-class Shifted(nn.Module):
-    "A norm whose mean is an input"
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = conv(1, 6), conv(6, 2)
-        self.register_buffer("scale", torch.ones(6))
-
-    def forward(self, x, mean):
-        return self.second(F.batch_norm(self.first(x), mean, self.scale))
-
-
-def test_a_norm_with_a_mean_that_comes_in_makes_no_constants():
-    net = Shifted().eval()
-    prune.ln_structured(net.first, "weight", 0.5, n=2, dim=0)
-    inputs = torch.randn(3, 1, 9, 9), torch.randn(6)
-    small = compaction.compact(net, inputs)
-    assert torch.allclose(net(*inputs), small(*inputs), atol=1e-5)
-
-
 def test_constants_beside_a_map_of_positions_are_none():
     "What is added is another number at every place"
 
