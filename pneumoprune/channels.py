@@ -224,7 +224,7 @@ _ELEMENTWISE = (  # modules by their class, functions by their name
     """.split(),
 )  # fmt: skip
 
-# %% ../nbs/14_channels.ipynb #8e83a01a
+# %% ../nbs/14_channels.ipynb #b735c722
 @rule_for(*_ELEMENTWISE)
 class Elementwise(Coupled):
     "Each element by itself, of one operand or of several: activations, arithmetic, dropout"
@@ -278,8 +278,9 @@ class Elementwise(Coupled):
                 shape = tuple(size if axis in axes else 1 for axis, size in enumerate(_shape(operand)))
                 number, dtype = _lay_out(values, shape, axes), operand.meta["tensor_meta"].dtype
                 tensors[operand] = number if dtype.is_floating_point else number.to(dtype)
-        result = self.run(tensors)
-        return _by_channel(result.double(), self.axes)[:, 0]
+        values = _by_channel(self.run(tensors).double(), self.axes)
+        # an operand without channels may differ from place to place
+        return np.where(np.ptp(values, 1) == 0, values[:, 0], np.nan)
 
 # %% ../nbs/14_channels.ipynb #d6f731ee
 @rule_for(
@@ -438,7 +439,7 @@ def _slices(index: Any, axes: int) -> dict[int, Any] | None:
             position += 1
     return found
 
-# %% ../nbs/14_channels.ipynb #56d734d0
+# %% ../nbs/14_channels.ipynb #f568b85f
 @rule_for("getitem", "select", "narrow")
 class Part(Move):
     "A part of a tensor: of its channels, or of the positions"
@@ -464,10 +465,9 @@ class Part(Move):
     @property
     def _keeps_order(self) -> bool:
         "Does it take whole axes of channels, or a stretch of the only one? And nothing by lists or tensors?"
-        name, _ = _name(self.node)
-        if name != "getitem":
-            dim = self.node.args[1] if name == "select" else None
-            return isinstance(dim, int) and dim > 0 and dim not in self.takes[0]
+        if _name(self.node)[0] != "getitem":  # select and narrow, of an axis that counts positions
+            dim, axes = _arguments(self.node, "input", "dim").get("dim"), len(_shape(self.operands[0]))
+            return isinstance(dim, int) and dim % axes not in (0, *self.takes[0])
         items = self.slices
         if items is None:
             return False
