@@ -15,7 +15,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-PARTS = ("training", "iteration", "inference", "compaction", "slimming", "loading", "starting", "growth")
+PARTS = ("training", "iteration", "inference", "compaction", "slimming", "loading", "starting", "growth", "stages")
 VERSIONS = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "pandas", "accelerate")
 
 Row = dict[str, Any]

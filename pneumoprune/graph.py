@@ -259,7 +259,7 @@ class _Tracer(_Knowing):
         given = [proxy if isinstance(x, torch.Tensor) else x for x, proxy in zip(self.inputs, proxies)] or proxies
         return root_fn, [self.root, *given] if is_module else given
 
-# %% ../nbs/15_graph.ipynb #804521c8
+# %% ../nbs/15_graph.ipynb #7d40e024
 def _trace(
     model: nn.Module,
     strict: bool,  # False: a module that cannot be traced becomes one node
@@ -276,11 +276,11 @@ def _trace(
         except Exception as error:  # tracing runs the user's own code, which may raise anything
             where = tracer.inside[-1] if tracer.inside else ""
             if strict or not where or where in leaves:
-                name = f"module {where!r} ({type(model.get_submodule(where)).__name__})"
-                raise CompactionError(
-                    f"{name} cannot be traced: {str(error).rstrip('.')}. Rewrite its forward without branches on values"
-                    + (f", {advice}" if where else "")
-                ) from error
+                kind = type(model.get_submodule(where)).__name__
+                name = f"module {where!r} ({kind})" if where else f"the forward of {kind}, the network itself,"
+                remedy = advice if where else "or move them into a module of their own and pass strict=False"
+                remedy = f"Rewrite its forward without branches on values, {remedy}"
+                raise CompactionError(f"{name} cannot be traced: {str(error).rstrip('.')}. {remedy}") from error
             leaves.add(where)
 
 # %% ../nbs/15_graph.ipynb #093d56b4
