@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +78,7 @@ class Attempts:
         call: str = "pneumoprune.cli:main",  # module:function; any but the command line is called with the arguments
         kill_after: float | None = None,  # seconds of the processor to SIGKILL: a busy machine changes nothing
         interrupt_at: Path | None = None,  # a file: Ctrl-C as soon as it is there
-        kill_at: Path | None = None,  # a file: SIGKILL as soon as it is there
+        kill_at: Path | Callable[[], bool] | None = None,  # SIGKILL as soon as the file is there, or that is so
         modules: Path | None = None,  # a folder to import from
         limit: float = 60,  # seconds to SIGALRM: nothing may wait for ever
         file_size: int | None = None,  # bytes that a file may have: more can't be written, in whatever language
@@ -98,9 +98,10 @@ class Attempts:
             pid = self._ask(**request)["pid"]
             if kill_after is not None:
                 threading.Thread(target=_kill, args=(pid, kill_after), daemon=True).start()
-            for file, number in ((interrupt_at, signal.SIGINT), (kill_at, signal.SIGKILL)):
-                if file:
-                    threading.Thread(target=_send_at, args=(pid, number, file), daemon=True).start()
+            for when, number in ((interrupt_at, signal.SIGINT), (kill_at, signal.SIGKILL)):
+                if when:
+                    asked = when.exists if isinstance(when, Path) else when
+                    threading.Thread(target=_send_at, args=(pid, number, asked), daemon=True).start()
             ended = self._answer()
             texts = (
                 Path(place, name).read_text(encoding="utf-8", errors="backslashreplace") for name in ("out", "err")
@@ -119,11 +120,11 @@ def _kill(pid: int, seconds: float) -> None:
         pass
 
 
-def _send_at(pid: int, number: int, file: Path) -> None:
-    "A signal for a process that has written a file"
+def _send_at(pid: int, number: int, asked: Callable[[], bool]) -> None:
+    "A signal for a process as soon as something is so"
     give_up = time.monotonic() + 300
-    while not file.exists() and time.monotonic() < give_up:
-        time.sleep(0.02)
+    while not asked() and time.monotonic() < give_up:
+        time.sleep(0.01)
     try:
         os.kill(pid, number)
     except ProcessLookupError:  # it has ended

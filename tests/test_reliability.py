@@ -53,9 +53,11 @@ def goes_on(attempt, folder: Path, quiet: Path, aside: Sequence[str] = ()) -> No
 
 
 def under_way(folder: Path) -> str:
-    "The stage that a killed run was at"
+    "The stage that a run is at, or was when it was killed"
     info = folder / "run.json"
-    done = json.loads(info.read_text(encoding="utf-8"))["stages"] if info.exists() else {}
+    if not info.exists():
+        return "start"
+    done = json.loads(info.read_text(encoding="utf-8"))["stages"]
     return next((name for name in STAGES if name not in done), "end")
 
 
@@ -115,6 +117,16 @@ def test_killed_at_any_moment(seed, attempt, whole, tmp_path, record_property):
     record_property("kills", len(kills))
     for stage in kills:
         record_property(f"in {stage}", 1)
+
+
+@pytest.mark.hard
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_each_stage(stage, attempt, whole, tmp_path):
+    quiet, folder = whole[0], tmp_path / "run"
+    reached = lambda: under_way(folder) == stage
+    assert attempt([folder], tmp_path, call="tiny:run", kill_at=reached, limit=LIMIT).code == -9
+    assert reached(), f"killed in {under_way(folder)}"
+    goes_on(attempt, folder, quiet)
 
 
 @pytest.mark.hard
