@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'main']
 
-# %% ../nbs/28_cli.ipynb #fec3ab7c
+# %% ../nbs/28_cli.ipynb #703d5989
+import atexit
+import gc
 import math
 import signal
 import sys
@@ -457,11 +459,12 @@ def _complain(text: str, error: BaseException) -> None:
     if first_process() or type(error).__name__ == "HelperError":
         print(text, file=sys.stderr)
 
-# %% ../nbs/28_cli.ipynb #7640b3bb
+# %% ../nbs/28_cli.ipynb #520d4d9f
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     if not sys.stderr.isatty():
         _progress_in_lines()
+    atexit.register(gc.freeze)  # at the end Python would look for garbage in all of PyTorch, for a second
     # a warning is a sentence to the user, who has no use for the line of code it came from
     warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(_spelled(message))}\n"
     if several_processes():

@@ -370,7 +370,7 @@ def _strike(info: dict, name: str) -> None:
     if name in info["stages"]:
         info["struck"][name] = info["stages"].pop(name)
 
-# %% ../nbs/25_lab.ipynb #d227479e
+# %% ../nbs/25_lab.ipynb #17e6eb26
 _log = logging.getLogger(__name__)
 
 
@@ -439,7 +439,7 @@ class Lab:
         result = stage(self, *networks)
         seconds = self.info["seconds"].setdefault(name, time.perf_counter() - start)
         _record_files(self, name)
-        _log.info("seed %d: %s, %.0f s", self.number, name, seconds)
+        _log.info("%s is done, %.0f s", name, seconds)
         return result
 
 # %% ../nbs/25_lab.ipynb #3439db1d
@@ -1099,7 +1099,7 @@ def _orders(
     about = {part.name: getattr(xrays, part.name) for part in fields(XRays) if part.name != "images"}
     return [_Order(images, about, settings, out, number, external) for number in numbers]
 
-# %% ../nbs/25_lab.ipynb #a95f135d
+# %% ../nbs/25_lab.ipynb #551ed73d
 def _leave_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
@@ -1112,9 +1112,9 @@ def _work(order: _Order, threads: int, answer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    _log.setLevel(logging.INFO)
     about = f"seed {order.number}"
+    logging.basicConfig(level=logging.WARNING, format=f"{about}: %(message)s")
+    logging.getLogger("pneumoprune").setLevel(logging.INFO)
     warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {about}: {message}\n"
     try:
         _make_chain(order.out, order.number, order.lab)

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #5e7c98b4
+# %% ../nbs/12_training.ipynb #5fc3dbd2
 import copy
 import ctypes
 import hashlib
 import json
+import logging
 import math
 import sys
 import time
@@ -1213,7 +1214,10 @@ class _Keeper:
             self.job = self.thread.submit(self.write, self.folder, state, self.best)
             self.best, self.written = {}, time.monotonic()
 
-# %% ../nbs/12_training.ipynb #a5a509e5
+# %% ../nbs/12_training.ipynb #08199141
+_log = logging.getLogger(__name__)
+
+
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
     "The epochs that are still to be done; the history of all"
     settings, steps, accelerator = training.settings, training.steps, training.accelerator
@@ -1231,6 +1235,7 @@ def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None,
             good = _take(training, [*good.history, row], good.halved)
             keeper.keep(good)
             bar.set_postfix(epoch=row["epoch"], loss=f"{row['train_loss']:.3f}", val_auc=f"{row['val_auc']:.4f}")
+            _log.info("%s, epoch %d of %d, validation AUC %.4f", name, row["epoch"], settings.epochs, row["val_auc"])
     accelerator.wait_for_everyone()
     return good.history
 

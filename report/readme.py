@@ -159,9 +159,9 @@ def better(rows: pd.DataFrame) -> str:
         cases = [f"{tool} with {masks} on {', '.join(group.network)}"
                  for (tool, masks), group in less.groupby(["tool", "masks"], sort=False)]
         where = f" ({'; '.join(cases)})" if cases else ""
-        parts.append(f"fewer {what} in {len(less)} of {len(ours)} cases{where}")
+        parts.append(f"leave fewer {what} in {len(less)} of {len(ours)} cases{where}.")
     return (
-        f"Another tool that keeps the function leaves {', and '.join(parts)}. torch-simplify pays for these: it stores "
+        f"Other tools that keep the function {' They '.join(parts)} torch-simplify pays for these: it stores "
         "what constants add at every position of a padded map, so that its networks take images of one size only."
     )
 
@@ -267,7 +267,7 @@ def benchmarks_in_full(path: Path = ROOT / "bench/results.json") -> str:
         if not row.get("reached", True):
             reasons.setdefault(row.get("why", "not looked into"), []).append(row["what"])
     versions = ", ".join(f"{name} {number}" for name, number in found["machine"]["versions"].items())
-    why = [f"- {'; '.join(whats)}: {reason}." for reason, whats in reasons.items()]
+    why = [f"- **{'; '.join(whats)}**: {reason}." for reason, whats in reasons.items()]
     missed = ["", "Why goals are missed: where the time goes, and what was tried.", "", *why] if why else []
     head = f"Written by `make readme` from results.json. Measured on an {found['machine']['cpu']} with {versions}."
     return "\n".join([head, "", *_HEADS, *map(_measured, rows), *missed]) + "\n"

@@ -248,10 +248,13 @@ def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
 
 
 @pytest.mark.hard
-def test_two_seeds_side_by_side_end_as_one_after_the_other(tmp_path, settings):
+def test_two_seeds_side_by_side_end_as_one_after_the_other(tmp_path, settings, capfd):
     settings = replace(settings, seeds=2, conv=(16,) * 5, linear=(32, 32), amounts=())
     rows = {jobs: lab.run_lab(None, tmp_path / str(jobs), settings, jobs=jobs, phantom_count=60).predictions
             for jobs in (1, 2)}
+    told = capfd.readouterr().err
+    for seed in (0, 1):
+        assert f"seed {seed}: original, epoch 1 of " in told and f"seed {seed}: predictions is done" in told
     pd.testing.assert_frame_equal(rows[1], rows[2], atol=1e-6)
     assert not np.allclose(rows[1]["slim"], rows[1]["slim-seed-1"])
     assert lab.check_run(tmp_path / "2") == []

@@ -128,6 +128,13 @@ def test_the_lab_trains_as_the_committed_trainings_decided(monkeypatch):
     assert settings.masked.resample == settings.slim.final.resample == settings.slim.train.resample == 0
 
 
+def test_each_epoch_leaves_a_line_in_the_log(caplog):
+    with caplog.at_level("INFO", "pneumoprune.training"):
+        found = train(None, 2, name="thin")
+    told = [f"thin, epoch {i} of 2, validation AUC {auc:.4f}" for i, auc in enumerate(found["val_auc"], 1)]
+    assert caplog.messages == told
+
+
 def test_another_training_in_the_folder_is_refused(tmp_path):
     teacher = narrow_alexnet((4, 4, 4, 4, 4), (8, 8), planes=3, seed=1)
     train(tmp_path / "finished", 1)
