@@ -825,10 +825,11 @@ def _method(layer: nn.Module) -> tuple[type, str] | None:
             return (kind, name) if name not in vars(layer) and _FITS.get(kind, lambda _: True)(layer) else None
     return None
 
-# %% ../nbs/12_training.ipynb #249a740b
+# %% ../nbs/12_training.ipynb #0d7d30e8
 def _factored(model: nn.Module) -> dict[torch.Tensor, _Factored]:
     "The weights of linear layers, but for those that are computed, as masked ones are, or that somebody watches"
-    weights = [layer.weight for layer in model.modules() if (_method(layer) or [None])[0] is nn.Linear]
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _method(layer)]
+    weights = [layer.weight for layer in linear]
     watched = lambda p: p._backward_hooks or p._post_accumulate_grad_hooks
     return {p: _Factored(p) for p in weights if p.is_leaf and p.requires_grad and not watched(p)}
 
@@ -840,8 +841,9 @@ def _replacements(model: nn.Module, factored: dict[torch.Tensor, _Factored]) -> 
     found: dict[tuple[nn.Module, str], Callable] = {(layer, m[1]): ways[m[0]] for layer, m in known if m}
     leaves = [pair for pair in known if not any(True for _ in pair[0].children())]
     for (layer, _), (conv, method) in zip(leaves, leaves[1:]):
-        fits = method and method[0] is nn.Conv2d and getattr(conv, "place", None) is None
-        if fits and type(layer) is Standardise and not any("forward" in vars(m) for m in (layer, conv)):
+        if type(layer) is not Standardise or method is None or method[0] is not nn.Conv2d:
+            continue
+        if getattr(conv, "place", None) is None and not any("forward" in vars(m) for m in (layer, conv)):
             found.pop((conv, method[1]))
             found |= {(layer, "forward"): _standardise_once, (conv, "forward"): _convolve}
     return found
