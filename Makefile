@@ -3,11 +3,11 @@
 #   make lab DATA=chest_xray.zip the same on real X-rays
 #   make test                    everything that must hold, or PART='nbs/05_evaluation.ipynb tests/test_run.py'
 #   make test-hard               what takes longer: thousands of networks, whole libraries of architectures
-#   make fuzz                    random files for the readers of files, SECONDS=60 for each of six kinds
+#   make fuzz                    random files for the readers of files, SECONDS=60 (or at most RUNS) for each of six kinds
 #   make coverage                which lines notebooks and tests reach together
 #   make mutants                 whether the tests notice changed code in compaction, evaluation, pruning and slimming
 #   make survives                kills, power cuts, full disks, damages and bad inputs, for the table in README.md
-#   make audit                   known holes in the packages that are installed
+#   make audit                   known holes in the versions of constraints.txt; it fails where one can't be looked up
 #   make bench                   how fast everything is, and against what, in a quarter of an hour (PART=one of its parts)
 #   make report                  the report of the reference run (or RUN=folder), English and Russian
 #   make page                    the page of the shipped network (or SOURCE=run or file), for the browser; needs node
@@ -23,6 +23,7 @@ SOURCE ?=
 PAGE   ?= _page
 PART   ?=
 SECONDS ?= 60
+RUNS   ?= -1
 MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
@@ -46,7 +47,7 @@ test-hard: .venv/installed
 fuzz: .venv/installed
 	$(BIN)/python -m pip install --quiet atheris==3.0.0 # for Linux and Python 3.11 to 3.13: hence no requirement of the package
 	@mkdir -p .fuzz; for kind in image zip npz network onnx run; do \
-		echo "$$kind"; $(BIN)/python tests/fuzz/fuzz.py $$kind .fuzz/$$kind -max_total_time=$(SECONDS) -rss_limit_mb=3000 \
+		echo "$$kind"; $(BIN)/python tests/fuzz/fuzz.py $$kind .fuzz/$$kind -max_total_time=$(SECONDS) -runs=$(RUNS) -rss_limit_mb=3000 \
 			-artifact_prefix=.fuzz/found-$$kind- -verbosity=0 -print_final_stats=1 >.fuzz/$$kind.log 2>&1 || { tail .fuzz/$$kind.log; exit 2; }; done
 	$(BIN)/python tests/survives.py fuzz .fuzz
 
@@ -75,7 +76,7 @@ survives: .venv/installed
 
 audit: .venv/installed
 	$(BIN)/python -m pip install --quiet pip-audit==2.10.1
-	$(BIN)/pip-audit --skip-editable --progress-spinner off
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt --progress-spinner off
 
 # one run of all parts starts a new file; PART="inference growth" measures some of them anew
 bench: .venv/installed

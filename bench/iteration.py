@@ -10,6 +10,7 @@ reference run has to each round, a tenth of them timed; cutting and writing back
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pneumoprune import training
 from pneumoprune.alexnet import alexnet, copy_network
 from pneumoprune.compaction import compact, restore
 from pneumoprune.data import XRays
+from pneumoprune.lab import LabSettings
 from pneumoprune.pruning import apply_recipe
 
 ROUNDS, STEPS, SIZE, BATCH = 6, 8, 224, 64
@@ -28,10 +30,10 @@ WHOLE = 25 * 69 / ROUNDS  # steps of a round of the reference run: 25 epochs of 
 
 def per_step(model: torch.nn.Module, xrays: XRays) -> float:
     "Seconds of one step of `fit`, the first two not counted"
-    settings = training.TrainSettings(device="cpu", resample=0.75)
+    settings = replace(LabSettings().masked, device="cpu")
     state = training._Training(model, xrays, settings, training._accelerator(settings), None)
     state.net.train()
-    with training._suited_to_cpu(state.model, state.accelerator):
+    with training._suited_to_cpu(state.model, state.accelerator, state.optimizer):
         spent = [_one_step(state, xrays, settings, number) for number in range(STEPS)]
     training._finish(state, model, None, {}, [])
     return float(np.median(spent[2:]))

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from torchvision import datasets, models, transforms
 from pneumoprune import training
 from pneumoprune.alexnet import alexnet
 from pneumoprune.data import CLASSES, XRays
+from pneumoprune.lab import LabSettings
 
 BATCH, STEPS, ROUNDS = 64, 4, 5
 FULL, SMALL = 224, 128  # sides in pixels
@@ -67,7 +69,7 @@ class Fit:
     PARTS = ("augmentation", "forward", "backward", "clipping", "optimiser", "averaging")
 
     def __init__(self, xrays: XRays):
-        self.settings = training.TrainSettings(device="cpu", resample=0.75)
+        self.settings = replace(LabSettings().original, device="cpu")
         accelerator = training._accelerator(self.settings)
         self.state = training._Training(alexnet(seed=0), xrays, self.settings, accelerator, None)
         self.weights = training._class_weights(xrays.counts)[xrays.labels]
@@ -132,10 +134,15 @@ def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
 
 
 TRIED = (
-    "tried and not kept: bf16 copies of the weights that the optimiser writes block by block (as slow as the casts "
-    "they save), `torch.compile` of clipping, AdamW and cast (faster, but it needs a C++ compiler and time to compile)"
+    "tried and not kept: weights in blocks that fit the cache (no faster than 256 rows at once), float32 products with "
+    "oneDNN's bf16 (they save both casts, and cost as much), huge pages (no faster), windows of 13 x 13 maps "
+    "laid out (slower; at 9 x 9 and below it pays), `torch.compile` of clipping, AdamW and cast (faster, but it needs "
+    "a C++ compiler and time to compile)"
 )
-MEMORY = "AdamW reads and writes every weight and its two moments, seven times 233 MB; " + TRIED
+MEMORY = (
+    "the optimiser's part holds what forward and backward had before, the gradients of both large linear layers and "
+    "the bf16 copies of their weights; AdamW takes a root and two divisions for each of 57 M weights; " + TRIED
+)
 
 
 def compared(ours: Fit, folder: Path) -> Iterator[Row]:
@@ -167,7 +174,8 @@ def measure(data: Path | None) -> Iterator[Row]:
     train = images(data).part("train")
     train = train.take(np.random.default_rng(0).permutation(len(train))[:1024])
     ours = Fit(train)
-    with tempfile.TemporaryDirectory() as name, training._suited_to_cpu(ours.state.model, ours.state.accelerator):
+    suited = training._suited_to_cpu(ours.state.model, ours.state.accelerator, ours.state.optimizer)
+    with tempfile.TemporaryDirectory() as name, suited:
         yield from compared(ours, write_folder(train, Path(name)))
 
 

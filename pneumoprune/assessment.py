@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Assessment', 'assess', 'assess_source']
 
-# %% ../nbs/24_assessment.ipynb #4a21c98e
+# %% ../nbs/24_assessment.ipynb #00abf46f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from sklearn.metrics import roc_curve
 from .core import MAX_PIXELS, as_number, atomic_path, nameless, sha256, write_csv, write_json
 from .data import CLASSES, EXTERNAL, DataError, XRays, load_labelled
 from pneumoprune.evaluation import (
-    METRIC_NAMES,
+    SHORT_NAMES,
     EvaluationError,
     calibration_curve,
     confusion,
@@ -26,19 +26,7 @@ from pneumoprune.evaluation import (
     within_auc_with_interval,
 )
 from .figures import draw_confusion, draw_reliability
-from .prediction import DISCLAIMER, OnnxModel, PredictionError
-
-# %% ../nbs/24_assessment.ipynb #1bdab1ed
-def open_model(
-    model: str | Path | None,  # ONNX file, or a run folder; None: the network shipped with the package
-) -> OnnxModel:
-    "The network to be judged; `PneumopruneError` for a file that is none, or a run without its models"
-    if model is None or not Path(model).is_dir():
-        return OnnxModel(model)
-    file = Path(model) / "models/slim-int8.onnx"
-    if not file.is_file():
-        raise PredictionError(f"{model} holds no models/slim-int8.onnx; give a run with its models, or an ONNX file")
-    return OnnxModel(file)
+from .prediction import DISCLAIMER, OnnxModel
 
 # %% ../nbs/24_assessment.ipynb #e415f389
 def _chosen(xrays: XRays, split: str | None) -> tuple[XRays, list[str]]:
@@ -177,10 +165,7 @@ def _predictions(xrays: XRays, model: OnnxModel, scores: np.ndarray) -> pd.DataF
         own["distance"] = model.distance(xrays.images)
     return own.join(told[[column for column in told if column not in own]])
 
-# %% ../nbs/24_assessment.ipynb #bb881dab
-_TOLD = METRIC_NAMES | {"auc": "AUC"}
-
-
+# %% ../nbs/24_assessment.ipynb #9d4a4ddc
 def _interval(triple: Sequence[float] | None) -> str:
     "A value with its interval"
     return "{:.3f}  ({:.3f} to {:.3f})".format(*triple) if triple else "one class only"
@@ -203,7 +188,7 @@ def _told_guard(guard: dict | None) -> list[str]:
     return [f"guard: no decision on {guard['beyond']} of {guard['images']} images, counted below all the same;",
             f"       AUC without them {_interval(auc)}"]
 
-# %% ../nbs/24_assessment.ipynb #1e595c06
+# %% ../nbs/24_assessment.ipynb #ca828d95
 def format_assessment(
     assessment: Assessment,
 ) -> str:
@@ -217,7 +202,7 @@ def format_assessment(
         *([f"note: images that could not be read: {len(data['unreadable'])}"] if data["unreadable"] else []),
         *_told_guard(report.get("guard")),
         "", f"{'':24} value  95 % interval by patient",
-        *(f"{_TOLD[name]:22}   {_interval(triple)}" for name, triple in report["metrics"].items()),
+        *(f"{SHORT_NAMES[name]:22}   {_interval(triple)}" for name, triple in report["metrics"].items()),
         "", f"{'confusion matrix':24} {'normal':>9} {'pneumonia':>9}  (predicted)",
         f"{'  normal':24} {tn:9} {fp:9}", f"{'  pneumonia':24} {fn:9} {tp:9}",
     ]
@@ -265,7 +250,7 @@ def save_assessment(
     with atomic_path(folder / "evaluation.png") as draft:
         draw_assessment(assessment).savefig(draft, dpi=150)
 
-# %% ../nbs/24_assessment.ipynb #0ddfca53
+# %% ../nbs/24_assessment.ipynb #980b1cc8
 def assess_source(
     source: str | Path,  # what `load_labelled` takes
     model: str | Path | None = None,  # ONNX file or run folder; None: the network shipped with the package
@@ -279,7 +264,7 @@ def assess_source(
     max_pixels: int = MAX_PIXELS,
 ) -> Assessment:
     "Judge a network on any labelled X-rays; `PneumopruneError` for what can't be used, naming the remedy"
-    network = open_model(model)
+    network = OnnxModel(model)
     xrays = load_labelled(source, network.size, table=table, columns=columns, split=None,
                           skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     xrays, notes = _chosen(xrays, split)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['model_card', 'data_card']
 
-# %% ../nbs/26_cards.ipynb #8363eb28
+# %% ../nbs/26_cards.ipynb #64cce38e
 from typing import Any
 
 from . import __version__
 from .core import needs
-from .evaluation import METRIC_NAMES
+from .evaluation import SHORT_NAMES
 from .phrases import interval, literal, number
 from .run import SHORTCUTS, Run, shortcut_auc, shortcut_effects
 
@@ -55,7 +55,7 @@ def _origin(run: Run) -> tuple[str, str, dict[str, str]]:
         return _SOURCE, _SHORTCUTS, {"license": "cc-by-4.0"}
     return "Images given by the one who made the run.", _UNKNOWN, {}
 
-# %% ../nbs/26_cards.ipynb #56a01644
+# %% ../nbs/26_cards.ipynb #544218b9
 _TOLD = "auc", "accuracy", "sensitivity", "specificity", "brier", "ece"
 
 
@@ -69,7 +69,7 @@ def _table(run: Run, name: str) -> str:
     seeds = (run.summary.get("seeds") or {}).get("models", {}).get(name, {})
     one = run.summary["models"][name]
     rows = [f"| {split} | {_row(seeds.get(split, one[split]))} |" for split in _SPLITS if split in one]
-    heads = ["images", *((METRIC_NAMES | {"auc": "AUC"})[metric] for metric in _TOLD)]
+    heads = ["images", *(SHORT_NAMES[metric] for metric in _TOLD)]
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
 
 # %% ../nbs/26_cards.ipynb #e18da767

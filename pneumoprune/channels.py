@@ -224,7 +224,7 @@ _ELEMENTWISE = (  # modules by their class, functions by their name
     """.split(),
 )  # fmt: skip
 
-# %% ../nbs/14_channels.ipynb #8e83a01a
+# %% ../nbs/14_channels.ipynb #b735c722
 @rule_for(*_ELEMENTWISE)
 class Elementwise(Coupled):
     "Each element by itself, of one operand or of several: activations, arithmetic, dropout"
@@ -278,8 +278,9 @@ class Elementwise(Coupled):
                 shape = tuple(size if axis in axes else 1 for axis, size in enumerate(_shape(operand)))
                 number, dtype = _lay_out(values, shape, axes), operand.meta["tensor_meta"].dtype
                 tensors[operand] = number if dtype.is_floating_point else number.to(dtype)
-        result = self.run(tensors)
-        return _by_channel(result.double(), self.axes)[:, 0]
+        values = _by_channel(self.run(tensors).double(), self.axes)
+        # an operand without channels may differ from place to place
+        return np.where(np.ptp(values, 1) == 0, values[:, 0], np.nan)
 
 # %% ../nbs/14_channels.ipynb #d6f731ee
 @rule_for(
@@ -438,7 +439,7 @@ def _slices(index: Any, axes: int) -> dict[int, Any] | None:
             position += 1
     return found
 
-# %% ../nbs/14_channels.ipynb #56d734d0
+# %% ../nbs/14_channels.ipynb #f568b85f
 @rule_for("getitem", "select", "narrow")
 class Part(Move):
     "A part of a tensor: of its channels, or of the positions"
@@ -464,10 +465,9 @@ class Part(Move):
     @property
     def _keeps_order(self) -> bool:
         "Does it take whole axes of channels, or a stretch of the only one? And nothing by lists or tensors?"
-        name, _ = _name(self.node)
-        if name != "getitem":
-            dim = self.node.args[1] if name == "select" else None
-            return isinstance(dim, int) and dim > 0 and dim not in self.takes[0]
+        if _name(self.node)[0] != "getitem":  # select and narrow, of an axis that counts positions
+            dim, axes = _arguments(self.node, "input", "dim").get("dim"), len(_shape(self.operands[0]))
+            return isinstance(dim, int) and dim % axes not in (0, *self.takes[0])
         items = self.slices
         if items is None:
             return False
@@ -836,7 +836,7 @@ def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.nd
     among = stuck & present if (stuck & present).any() else stuck
     return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/14_channels.ipynb #80f5e7e0
+# %% ../nbs/14_channels.ipynb #92788e4b
 class _Weights(Cuttable):
     "The parameters of a convolution or linear layer, in one shape for all of them"
 
@@ -861,7 +861,7 @@ class _Weights(Cuttable):
         columns[read] = np.arange(len(columns[read]))
         return columns
 
-    @cached_property
+    @property
     def weight(self) -> np.ndarray:
         "float (groups, outputs of a group, inputs of a group, taps), with zeros for what is wired"
         weight = self.module.weight.detach().numpy()
@@ -869,6 +869,11 @@ class _Weights(Cuttable):
         if self.index is not None:
             weight = np.where((self.columns >= 0)[:, None], weight[:, self.columns], 0.0)
         return self.spread(weight).reshape(self.groups, self.width // self.groups, -1, weight.shape[-1])
+
+    @property
+    def taps(self) -> int:
+        "Positions that a filter sees at once"
+        return self.module.weight[0, 0].numel()
 
     def shaped(self, weight: np.ndarray, groups: int) -> np.ndarray:
         "A weight (outputs, inputs of a group, taps) in the shape that the module has it in"
@@ -892,7 +897,7 @@ class _Weights(Cuttable):
         "Is there no bias that could take what constants add?"
         return self.padded or (self.module.bias is None and not getattr(self.module, "takes_bias", True))
 
-# %% ../nbs/14_channels.ipynb #0a5a25e2
+# %% ../nbs/14_channels.ipynb #d25cf55b
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer(_Weights):
     "Convolution or linear layer: new channels, each made of those at which its weights are not zero"
@@ -914,7 +919,7 @@ class Layer(_Weights):
     def add_up(self, values: np.ndarray) -> np.ndarray:
         "What constant inputs (0 for all others) add to each output, float64 (outputs, taps)"
         if not values.any():
-            return np.zeros((self.width, self.weight.shape[-1]))
+            return np.zeros((self.width, self.taps))
         parts = zip(self.weight, values.reshape(self.groups, -1))
         return np.concatenate([np.einsum("oik,i->ok", whole, value, optimize=True) for whole, value in parts])
 
@@ -922,7 +927,8 @@ class Layer(_Weights):
         key = out.tobytes()
         if key not in self._known:
             bits = np.bitwise_or.reduce(np.where(out.reshape(self.groups, -1, 1), self._used, np.uint8(0)), axis=1)
-            self._known[key] = np.unpackbits(bits, axis=-1, count=self.weight.shape[2]).astype(bool).reshape(-1)
+            width = self.widths[0] // self.groups
+            self._known[key] = np.unpackbits(bits, axis=-1, count=width).astype(bool).reshape(-1)
         return [self._known[key]]
 
     def requires(self, out, present, given):
@@ -945,21 +951,21 @@ class Layer(_Weights):
     @cached_property
     def _used(self) -> np.ndarray:
         "uint8 (groups, outputs of a group, bytes): a bit for each input that an output reads"
-        used = self.weight[..., 0] != 0 if self.weight.shape[-1] == 1 else (self.weight != 0).any(-1)
+        used = self.weight[..., 0] != 0 if self.taps == 1 else np.einsum("goik->goi", self.weight != 0)
         return np.packbits(used, axis=-1)
 
     @cached_property
     def _known(self) -> dict[bytes, np.ndarray]:  # answers of `reads`: the passes ask for the same again and again
         return {}
 
-# %% ../nbs/14_channels.ipynb #5634980d
+# %% ../nbs/14_channels.ipynb #44861fd5
 @rule_for(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 class Transposed(Layer):
     "Transposed convolution: new channels, as of a layer"
 
     padded = True  # type: ignore[assignment]
 
-    @cached_property
+    @property
     def weight(self) -> np.ndarray:
         weight = self.module.weight.detach().numpy()
         return weight.reshape(self.groups, -1, weight.shape[1], int(np.prod(weight.shape[2:]))).swapaxes(1, 2)

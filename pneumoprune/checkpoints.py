@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReport', 'compact_file']
 
-# %% ../nbs/19_checkpoints.ipynb #de037936
+# %% ../nbs/19_checkpoints.ipynb #9bf9b405
 import difflib
 import importlib
 import inspect
@@ -39,7 +39,6 @@ from .compaction import CompactionReport, compact
 from .core import atomic_path, complaint
 from .cut import _free_trace
 from pneumoprune.networks import (
-    _NO_CODE,
     _architecture,
     _check_file,
     _check_outputs,
@@ -100,12 +99,14 @@ def _no_checkpoint(path: Path) -> str:
         return "is a torch.export archive; save the state_dict of the network it was made from"
     return ""
 
-# %% ../nbs/19_checkpoints.ipynb #91de1ef6
+# %% ../nbs/19_checkpoints.ipynb #4c3bdefa
 # the errors that unpickling raises on something that is no pickle
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError)
 
 
-def _unpickled(path: str | os.PathLike, wanted: str = "a file with a state_dict") -> Any:
+def _unpickled(
+    path: str | os.PathLike, wanted: str = "a file with a state_dict", remedy: str = "save model.state_dict() instead"
+) -> Any:
     "What a `.pt` or `.pth` file holds, with stand-ins for all but tensors and containers; nothing in it is executed"
     if reason := _no_checkpoint(Path(path)):
         raise CompactionError(f"{path} {reason}")
@@ -122,7 +123,7 @@ def _unpickled(path: str | os.PathLike, wanted: str = "a file with a state_dict"
                 return torch.load(path, map_location="cpu", weights_only=True)
         except _DAMAGED as error:
             reason = str(error)
-    raise CompactionError(f"{path} {_why(reason, classes)}; save model.state_dict() instead")
+    raise CompactionError(f"{path} {_why(reason, classes)}; {remedy}")
 
 # %% ../nbs/19_checkpoints.ipynb #e254b95f
 def _why(reason: str, classes: list[str]) -> str:
@@ -385,7 +386,7 @@ def _loaded(path: str | os.PathLike, arch: str) -> nn.Module:
     _mask(model, masks, path)
     return model.eval()
 
-# %% ../nbs/19_checkpoints.ipynb #f37c1436
+# %% ../nbs/19_checkpoints.ipynb #12d494a7
 _FRAMES = 16  # images of a video, which torchvision's networks of videos were made for
 
 
@@ -393,7 +394,7 @@ def _noise(model: Any, size: int | None) -> torch.Tensor:
     "Two inputs of noise, of the shape that the first layer of a network reads"
     layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd))
     if (first := next(layers, None)) is None:
-        raise CompactionError("the network has no convolution and no linear layer; give example inputs")
+        raise CompactionError("the network has no convolution and no linear layer; give its inputs with inputs=FILE")
     wanted = getattr(model, "image_size", None) or (getattr(model, "default_cfg", None) or {}).get("input_size", [224])
     side = size or (wanted if isinstance(wanted, int) else wanted[-1])
     axes = {nn.Linear: 0, nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}.get(type(first), first.weight.dim() - 2)
@@ -425,7 +426,7 @@ def _images(folder: Path, shape: tuple[int, ...], most: int = 64) -> torch.Tenso
         batch.append(normalize(pixels / 255, _MEAN, _STD)[: shape[0]])
     return torch.stack(batch)
 
-# %% ../nbs/19_checkpoints.ipynb #9695ae7f
+# %% ../nbs/19_checkpoints.ipynb #a2e87f24
 def _example(model: nn.Module, inputs: str | os.PathLike | None, size: int | None) -> Any:
     "Example inputs for a network, in its dtype: of a file or folder, or noise"
     if size is not None and not 1 <= size <= 1 << 14:
@@ -438,7 +439,8 @@ def _example(model: nn.Module, inputs: str | os.PathLike | None, size: int | Non
         wanted = "a folder of images or a file of tensors"
         _check_file(inputs, wanted)
         packed = Path(inputs).suffix == ".safetensors"
-        example = tuple(_read(inputs)[0].values()) if packed else _unpickled(inputs, wanted)
+        saved = f"save a batch with torch.save(batch, {str(Path(inputs).with_suffix('.pt'))!r})"
+        example = tuple(_read(inputs)[0].values()) if packed else _unpickled(inputs, wanted, saved)
     return _like(example, like, inputs)
 
 
@@ -474,7 +476,7 @@ def _in_own_dtypes(model: nn.Module, types: dict[str, torch.dtype]) -> None:
         if tensor.is_floating_point() and known is not None:
             tensor.data = tensor.data.to(known)
 
-# %% ../nbs/19_checkpoints.ipynb #d7e9561c
+# %% ../nbs/19_checkpoints.ipynb #f1b197a7
 def _try(model: nn.Module, example: Any, arch: str) -> None:
     "`CompactionError` where a network cannot see an input"
     inputs = example if isinstance(example, tuple) else (example,)
@@ -483,8 +485,21 @@ def _try(model: nn.Module, example: Any, arch: str) -> None:
             model(*inputs)
     except Exception as error:  # the network's own code may raise anything
         shapes = " and ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
-        told = f"give another size, or inputs ({complaint(error)})"
+        told = f"give other images with size=N, or its own inputs with inputs=FILE ({complaint(error)})"
         raise CompactionError(f"{arch} can't see inputs of {shapes}; {told}") from None
+
+
+_LOOSELY = "or, since a file holds no code, pass strict=False and read the file into a network of the same code"
+
+# %% ../nbs/19_checkpoints.ipynb #8f183ec0
+def _warn_of_nothing(model: nn.Module, path: str | os.PathLike) -> None:
+    "Warn that a network has kept all its channels, and say what its weights look like"
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    zeros = sum(int((weight == 0).sum()) for weight in weights) / max(1, sum(weight.numel() for weight in weights))
+    found = "none of its weights is zero. Was it saved before it was pruned?"
+    if zeros:
+        found = f"{zeros:.1%} of its weights are zero, but fill no channel: prune channels, as prune.ln_structured does"
+    warnings.warn(f"nothing was removed from {path}: {found}", stacklevel=3)
 
 # %% ../nbs/19_checkpoints.ipynb #0fc2670c
 @dataclass
@@ -506,7 +521,7 @@ class FileReport(CompactionReport):
         layers = self.layers.reset_index().to_dict("records")
         return {name: getattr(self, name) for name in names.split()} | {"layers": layers}
 
-# %% ../nbs/19_checkpoints.ipynb #d244cd46
+# %% ../nbs/19_checkpoints.ipynb #8cf4f057
 def compact_file(
     path: str | os.PathLike,  # checkpoint of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # torchvision's name, `timm:NAME` or `package.module:factory`; the outputs of the first two are counted
@@ -531,10 +546,12 @@ def compact_file(
     example = _example(model, inputs, size)
     _try(model, example, arch)
     if strict:  # could it be saved at all?
-        _architecture(model, _free_trace(model, True, _seen(model, example), advice=_NO_CODE))
+        _architecture(model, _free_trace(model, True, _seen(model, example), advice=_LOOSELY))
     tell("compacting, and comparing the outputs")
     small: Any = compact(model, example, strict=strict)
     report = FileReport(**vars(small.report), output=str(output))
+    if not report.details:
+        _warn_of_nothing(model, path)
     with atomic_path(Path(onnx)) if onnx is not None else nullcontext() as draft:
         if draft is not None:
             tell("exporting to ONNX, and running ONNX Runtime")

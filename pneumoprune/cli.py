@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'main']
 
-# %% ../nbs/28_cli.ipynb #fec3ab7c
+# %% ../nbs/28_cli.ipynb #703d5989
+import atexit
+import gc
 import math
 import signal
 import sys
@@ -79,7 +81,7 @@ def _refuse_without(images: Path | None, option: str, **told: Any) -> None:
             given = f"--{name.replace('_', '-')}"
             raise typer.BadParameter(f"{given} tells of images that {option} names: give both, or leave {given} out")
 
-# %% ../nbs/28_cli.ipynb #6323b830
+# %% ../nbs/28_cli.ipynb #357a281c
 _Data = Annotated[Path | None, Option(help="X-rays: folder, zip, CSV table or MedMNIST .npz. Without it: phantoms.")]
 _External = Annotated[
     Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
@@ -87,12 +89,13 @@ _External = Annotated[
 _ExternalTable = Annotated[str | None, Option(help="As --table, for --external.")]
 _ExternalColumn = Annotated[list[str] | None, Option(metavar="ROLE=NAME", help="As --column, for --external.")]
 _Aspects = Annotated[
-    Path | None, Option(help="CSV of name and log_aspect, for images squeezed to squares: looked at as a shortcut.")
+    Path | None,
+    Option(help="CSV of name and log_aspect, log of width by height before images were squeezed: for shortcuts.csv."),
 ]
 _Size = Annotated[int | None, Option(help="Side of the images in pixels, at least 63. [224; phantoms: 96]")]
 _Limit = Annotated[int | None, Option(help="Use about so many X-rays only, at least 40.")]
 
-# %% ../nbs/28_cli.ipynb #16726f50
+# %% ../nbs/28_cli.ipynb #ca3483b5
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -110,7 +113,7 @@ _Seeds = Annotated[
 ]
 _Jobs = Annotated[int, Option(min=1, help="How many of these trainings run side by side, each in its own process.")]
 _OnlySeed = Annotated[
-    int | None, Option(min=0, help="Make one training's networks and stop: for a cluster. [all, and the comparison]")
+    int | None, Option(min=0, help="Train the networks of this seed alone, for a cluster. [all seeds, and compare]")
 ]
 _Device = Annotated[Device, Option(help="Where to train.")]
 _Quick = Annotated[bool, Option("--quick", help="A smoke run, small all over; its numbers mean nothing.")]
@@ -208,20 +211,26 @@ def lab(
     if first_process():  # where several processes train together, one answers
         typer.echo(_as_json(run) if json else _describe(run))
 
-# %% ../nbs/28_cli.ipynb #76c4443b
+# %% ../nbs/28_cli.ipynb #ac13f13e
 def _describe(run) -> str:
     "What a run found, in a few lines of text"
     kind = "PHANTOMS (drawn images, no patients)" if run.synthetic else shown(run.info["data"]["name"])
     lines = [f"{kind}, {run.info['data']['images']} images; results in {run.folder}"]
     if run.smoke:
         lines.append("a smoke run: every stage works; its networks are narrow, so its numbers mean nothing")
-    lines.append(f"{'':10} {'accuracy':>9} {'AUC':>7} {'model MB':>10} {'file MB':>9} {'ms, batch 1':>12}")
+    if (count := run.info["settings"].get("seeds", 1)) > 1:
+        lines.append(f"the first of {count} trainings; the report compares all")
+    elsewhere = f" {'external AUC':>13}" if run.info.get("external") else ""
+    lines.append(f"{'':10} {'accuracy':>9} {'AUC':>7} {'model MB':>10} {'file MB':>9} {'ms, batch 1':>12}{elsewhere}")
     for name in run.models:
         m = run.summary["models"][name]
+        abroad = f" {m['external']['auc'][0]:13.3f}" if elsewhere else ""
         lines.append(
             f"{name:10} {m['test']['accuracy'][0]:9.3f} {m['test']['auc'][0]:7.3f} {m['size_mb']:10.3f} "
-            f"{m['file_mb']:9.3f} {m['latency_ms']['batch 1']:12.2f}"
+            f"{m['file_mb']:9.3f} {m['latency_ms']['batch 1']:12.2f}{abroad}"
         )
+    if elsewhere:
+        lines.append(f"external: {shown(run.info['external']['name'])}, {run.info['external']['images']} images")
     return "\n".join([*lines, f"as a report: pneumoprune report {quote(str(run.folder))}"])
 
 
@@ -231,7 +240,7 @@ def _as_json(run) -> str:
              "synthetic": run.synthetic, "smoke": run.smoke}
     return dumps(about | run.summary, indent=2, ensure_ascii=False)
 
-# %% ../nbs/28_cli.ipynb #d6e250cc
+# %% ../nbs/28_cli.ipynb #e95a5497
 class Language(StrEnum):
     "Language of the report"
 
@@ -252,7 +261,8 @@ def report(
     with needs("report", "pneumoprune report"):
         from pneumoprune.report import render_report
 
-    typer.echo(render_report(run, output, lang=lang.value, html=html))
+    written = render_report(run, output, lang=lang.value, html=html)
+    typer.echo("\n".join(map(str, [written, *([written.with_suffix(".html")] if html else [])])))
 
 # %% ../nbs/28_cli.ipynb #52df1c20
 @app.command()
@@ -268,7 +278,7 @@ def check(
         raise PneumopruneError(f"{run}: {'; '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/28_cli.ipynb #fb01e872
+# %% ../nbs/28_cli.ipynb #5ade6144
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -283,7 +293,8 @@ def compact(
     output: Annotated[Path, Option("--output", "-o", help="File to write, .safetensors; load_network reads it.")],
     arch: Annotated[str, Option(metavar="NAME", help=_ARCH)] = "alexnet",
     inputs: Annotated[
-        Path | None, Option(help="What the proof runs on: a file of tensors, or a folder of images. [noise]")
+        Path | None,
+        Option(help="What the proof runs on: a batch (.pt of torch.save, .safetensors) or a folder of images. [noise]"),
     ] = None,
     size: Annotated[
         int | None, Option(min=1, help="Side of the images in pixels. [what the network was made for, or 224]")
@@ -305,11 +316,13 @@ def compact(
     told = "\n".join(filter(None, [report.details if verbose else "", str(report)]))
     typer.echo(dumps(report.as_dict(), indent=2, ensure_ascii=False) if json else told)
 
-# %% ../nbs/28_cli.ipynb #38fedf1d
+# %% ../nbs/28_cli.ipynb #3f192ed4
 @app.command()
 def predict(
     images: Annotated[list[str], Argument(help="Images, DICOM files, folders or patterns.")],
-    model: Annotated[Path | None, Option(help="ONNX file made by this project. [the shipped model]")] = None,
+    model: Annotated[
+        Path | None, Option(help="ONNX file made by this project, or a run folder: its slim-int8. [the shipped model]")
+    ] = None,
     json: _AsJson = False,
     skip_unreadable: _SkipUnreadable = False,
     max_pixels: _MaxPixels = MAX_PIXELS,
@@ -323,12 +336,14 @@ def predict(
     if all("error" in row for row in rows):
         raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
-# %% ../nbs/28_cli.ipynb #6c8fba55
+# %% ../nbs/28_cli.ipynb #dfbda47c
 @app.command()
 def explain(
     image: Annotated[Path, Argument(help="A chest X-ray.")],
     output: Annotated[Path, Option("--output", "-o", help="PNG or JPEG to write.")],
-    model: Annotated[Path | None, Option(help="ONNX file or .safetensors network. [the shipped model]")] = None,
+    model: Annotated[
+        Path | None, Option(help="ONNX file, run folder or .safetensors network. [the shipped model]")
+    ] = None,
     force: _Force = False,
 ) -> None:
     "Image of what the decision rests on: Grad-CAM for a float network, occlusion for an ONNX file."
@@ -385,9 +400,23 @@ def page(
 
     typer.echo(write_page(source, output, runtime=runtime))
 
-# %% ../nbs/28_cli.ipynb #7db33e47
+# %% ../nbs/28_cli.ipynb #8f07b958
 # what the parser raises; typer may bring a click of its own, so the class is found from one that it exports
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore
+
+
+_SPELLED = {  # what functions call their arguments -> what the command line calls them
+    "strict=False": "--loose", "arch=": "--arch ", "size=N": "--size N", "inputs=FILE": "--inputs FILE",
+    "as example_input": "with --inputs",
+}
+
+
+def _spelled(message: Any) -> str:
+    "A message of a function in words of the command line"
+    text = str(message)
+    for argument, option in _SPELLED.items():
+        text = text.replace(argument, option)
+    return text
 
 
 def _mistake(error: Exception) -> str:
@@ -398,7 +427,7 @@ def _mistake(error: Exception) -> str:
     elif isinstance(error, OSError):
         text = f"{error.strerror or error}: {error.filename}; look at the path, its rights and the space left"
     else:
-        text = str(error).replace("strict=False", "--loose").replace("arch=", "--arch ")  # as it is spelled here
+        text = _spelled(error)
     return one_line(text)
 
 # %% ../nbs/28_cli.ipynb #565eee84
@@ -430,13 +459,14 @@ def _complain(text: str, error: BaseException) -> None:
     if first_process() or type(error).__name__ == "HelperError":
         print(text, file=sys.stderr)
 
-# %% ../nbs/28_cli.ipynb #25d6ee99
+# %% ../nbs/28_cli.ipynb #520d4d9f
 def main() -> None:
     "Entry point of the `pneumoprune` command"
     if not sys.stderr.isatty():
         _progress_in_lines()
+    atexit.register(gc.freeze)  # at the end Python would look for garbage in all of PyTorch, for a second
     # a warning is a sentence to the user, who has no use for the line of code it came from
-    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(message)}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {one_line(_spelled(message))}\n"
     if several_processes():
         _as_one_of_several()
     try:

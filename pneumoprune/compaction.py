@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/17_compaction.ipynb #356041ff
+# %% ../nbs/17_compaction.ipynb #48a61ea0
 import copy
 import inspect
 import math
@@ -26,9 +26,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
 
-from .alexnet import _hooked, _materialise, copy_network, count_parameters, size_mb
+from .alexnet import _hooked, _Macs, _materialise, copy_network, count_parameters, size_mb
 from .channels import CompactionError, _own
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _cuts, _plan, _with_new_numbers
 from .graph import ChannelGraph, _evaluating, _in_double, _refuse_wrapped, channel_graph
@@ -114,24 +113,21 @@ def _likes(inputs: tuple, smaller: bool = True) -> list[tuple]:
     shapes = [[x.shape for x in like if isinstance(x, torch.Tensor)] for like in likes]
     return [like for i, like in enumerate(likes) if shapes[i] not in shapes[:i]]
 
-# %% ../nbs/17_compaction.ipynb #d19201aa
+# %% ../nbs/17_compaction.ipynb #807ef921
 _Answers = list[dict[str, torch.Tensor]]  # per batch
 
 
-def _answers(model: nn.Module, batches: Sequence[tuple]) -> tuple[_Answers, int]:
-    "What the network answers to each batch, and its MACs for one input"
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _answers(model: nn.Module, batches: Sequence[tuple]) -> _Answers:
+    "What the network answers to each batch"
     with torch.no_grad():
-        for parameter in trained:  # the counter of MACs trips over parameters that are handed to modules
-            parameter.requires_grad_(False)
-        try:
-            with FlopCounterMode(display=False) as counter:
-                answers = [_tensors(model(*batches[0]))]
-        finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
-        answers += [_tensors(model(*inputs)) for inputs in batches[1:]]
-    return answers, counter.get_total_flops() // 2 // len(batches[0][0])
+        return [_tensors(model(*inputs)) for inputs in batches]
+
+
+def _counted(model: nn.Module, batches: Sequence[tuple]) -> tuple[_Answers, int]:
+    "What the network answers to each batch, and its MACs for one input of the first"
+    with _Macs() as counter:
+        answers = _answers(model, batches[:1])
+    return answers + _answers(model, batches[1:]), counter.macs // len(batches[0][0])
 
 # %% ../nbs/17_compaction.ipynb #87ebc048
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -188,7 +184,7 @@ def _refuse_nan_answers(exact: dict[str, torch.Tensor], native: dict[str, torch.
                 "float64: give an example_input of usual values, or a network in float32"
             )
 
-# %% ../nbs/17_compaction.ipynb #359de18f
+# %% ../nbs/17_compaction.ipynb #64bb08e7
 class ProofWarning(UserWarning):
     "The networks agree, but that says less than usual: the message tells why, and what to do"
 
@@ -199,19 +195,23 @@ def _scores(answers: _Answers) -> torch.Tensor:
     return torch.cat([row for row in rows if row.shape[1] == rows[-1].shape[1]])
 
 
+_HARDLY = 1e-3  # of the largest answer: of answers that vary by less, a difference allowed may hide a hundredth
+
 def _warn_if_uninformative(exact: _Answers, native: _Answers, difference: float) -> None:
-    "Warn when the given network has one answer or one class for all inputs"
-    scores, every = _scores(exact), _scores(native)
-    agree = f"The two networks agree on {len(every)} inputs (largest difference {difference:.0e})"
-    if (scores == scores[:1]).all() or (scores - scores[:1]).abs().max() <= 1e-12 * scores.abs().max():
+    "Warn when the given network answers all inputs alike, or nearly so"
+    scores = _scores(exact)
+    size, varies = float(scores.abs().max()), float((scores - scores[:1]).abs().max())
+    agree = f"The two networks agree on {len(_scores(native))} inputs (largest difference {difference:.0e})"
+    if (scores == scores[:1]).all() or varies <= 1e-12 * size:
         message = (
             f"the given network answers every input alike, so that equality proves nothing. {agree}. An untrained last "
             "layer of zeros does that: compact the network after training"
         )
-    elif next(iter(native[0].values())).dim() == 2 and every.shape[1] > 1 and len(every.argmax(1).unique()) == 1:
+    elif varies <= _HARDLY * size:
         message = (
-            f"all inputs of the proof fall into one class. {agree}, so the compacted one can be used; "
-            "an example_input with images of several classes makes a stronger check"
+            "the given network gives all inputs of the proof nearly the same answer: answers vary by "
+            f"{varies / size:.0e} of the largest, by which differences are judged. {agree}. "
+            "Other inputs, given as example_input, make a stronger check"
         )
     else:
         return
@@ -395,11 +395,11 @@ def _check_arguments(model: Any, atol: Any) -> None:
         if is_lazy(tensor) or tensor.is_meta:
             raise CompactionError(f"{name} has no values yet: load the weights, or run the network, first")
 
-# %% ../nbs/17_compaction.ipynb #92911a06
-def _run(model: nn.Module, batches: list[tuple], what: str, advice: str) -> tuple[_Answers, int]:
-    "As `_answers`; `CompactionError` if the network cannot: `what` went wrong, and what to do"
+# %% ../nbs/17_compaction.ipynb #335cce14
+def _run(run: Callable, model: nn.Module, batches: list[tuple], what: str, advice: str) -> Any:
+    "As `_answers` or `_counted`; `CompactionError` if the network cannot: `what` went wrong, and what to do"
     try:
-        return _answers(model, batches)
+        return run(model, batches)
     except CompactionError:
         raise
     except Exception as error:  # the user's own code, which may raise anything
@@ -407,7 +407,7 @@ def _run(model: nn.Module, batches: list[tuple], what: str, advice: str) -> tupl
         shapes = ", ".join(str(tuple(x.shape)) for x in batches[0] if isinstance(x, torch.Tensor))
         raise CompactionError(f"{what} on example_input of shape {shapes}: {said}. {advice}") from error
 
-# %% ../nbs/17_compaction.ipynb #556807e6
+# %% ../nbs/17_compaction.ipynb #8a530b1b
 _GIVEN = "the network does not run", "Give a batch that it takes"
 _NOISY = "the network does not run on noise like its example", "Give at most 8 inputs, if its code fixes their number"
 _DOUBLE = "the network does not run in float64", "It is compared in float64: state no other precision in its forward"
@@ -425,17 +425,17 @@ def _tried(model: nn.Module, like: torch.Tensor, example: tuple, smaller: bool) 
     what, advice = _GIVEN
     if whole:
         advice += f"; its numbers are {str(whole[0].dtype).removeprefix('torch.')}: try example_input.float()"
-    first, _ = _run(model, [_native(like, example)], what, advice)
+    first = _run(_answers, model, [_native(like, example)], what, advice)
     *likes, last = _likes(example, smaller)
     for noise in map(_noises, likes):
         try:
-            more, _ = _answers(model, [_native(like, batch) for batch in noise])
+            more = _answers(model, [_native(like, batch) for batch in noise])
         except Exception:  # noqa: S112 the user's own code, which may raise anything
             continue
         if all(tensor.isfinite().all() for batch in more for tensor in batch.values()):
             return [example, *noise], first + more
     noise = _noises(last)
-    return [example, *noise], first + _run(model, [_native(like, batch) for batch in noise], *_NOISY)[0]
+    return [example, *noise], first + _run(_answers, model, [_native(like, batch) for batch in noise], *_NOISY)
 
 # %% ../nbs/17_compaction.ipynb #dfd3834c
 def _graph_of(model: nn.Module, example: tuple, strict: bool) -> ChannelGraph:
@@ -467,7 +467,7 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/17_compaction.ipynb #cec76566
+# %% ../nbs/17_compaction.ipynb #43bc04ef
 def _doubled(model: nn.Module) -> Any:
     "A copy of a network, on the CPU and in float64"
 
@@ -481,15 +481,15 @@ def _doubled(model: nn.Module) -> Any:
 
 @contextmanager
 def _exact_numbers(model: nn.Module):
-    "The network in float64 on the CPU: itself for a while, or a copy if it is elsewhere"
+    "The network in float64 on the CPU: itself for a while, or a copy if it is elsewhere, or in half precision"
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    if any(not tensor.is_cpu for tensor in tensors):
+    if any(not tensor.is_cpu or tensor.dtype not in (torch.float32, torch.float64) for tensor in tensors):
         yield _doubled(model)
         return
     own = [tensor.data for tensor in tensors]
     try:
-        for tensor in tensors:
-            tensor.data = tensor.data.double()
+        for tensor in tensors:  # NumPy asks for large pages of memory; PyTorch does not, and fills it half as fast
+            tensor.data = torch.from_numpy(np.empty(tensor.shape)).copy_(tensor.data)
         yield model
     finally:
         for tensor, data in zip(tensors, own):
@@ -497,12 +497,19 @@ def _exact_numbers(model: nn.Module):
 
 
 def _to_be_cut(model: nn.Module) -> Any:
-    "A copy of a network that shares its masks, and what they made of the weights"
-    parts = [(module, name, tensors) for module in model.modules() for name, tensors in _hooked(module).items()]
-    masks = [getattr(module, name) for module, _, names in parts for name in names if name.endswith("_mask")]
-    return copy_network(model, [*masks, *(getattr(module, name) for module, name, _ in parts)]).eval()
+    "A copy of a network that shares its masks, the weights behind them, and what they made of these"
+    shared = []
+    for module in model.modules():
+        held = vars(module) | _own(module)
+        shared += [held[key] for name, parts in _hooked(module).items() for key in (name, *parts) if key in held]
+    return copy_network(model, shared).eval()
 
-# %% ../nbs/17_compaction.ipynb #3571eeb2
+
+def _double_of(model: nn.Module) -> Any:
+    "Another network with the same tensors: what `forward` notes in its modules while it is traced is thrown away"
+    return copy_network(model, (*model.parameters(), *model.buffers()))
+
+# %% ../nbs/17_compaction.ipynb #0ebacf91
 _EXACT = 1 << 18
 
 
@@ -514,12 +521,12 @@ def _expected(reference: nn.Module, batches: list[tuple]) -> tuple[list[tuple], 
         if few < len(example[0]):
             some = [_rows(example, few), *noise]
             try:
-                return some, *_answers(reference, some)
+                return some, *_counted(reference, some)
             except Exception:  # noqa: S110 the user's own code, which may ask for all inputs
                 pass
-        return batches, *_run(reference, batches, *_DOUBLE)
+        return batches, *_run(_counted, reference, batches, *_DOUBLE)
 
-# %% ../nbs/17_compaction.ipynb #06fad29e
+# %% ../nbs/17_compaction.ipynb #d302054c
 def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bool = True) -> Any:
     "The compacted network with its report; arguments as of `compact`, checked; is noise to be `smaller` than `inputs`?"
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -528,19 +535,19 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bo
     batches, expected_native = _tried(result, like, example, smaller)  # with its masks still in place
     native = [_native(like, batch) for batch in batches]
     _refuse_nan(_materialise(result))
-    reference = _doubled(result)
-    batches, expected, macs_before = _expected(reference, batches)
-    _refuse_nan_answers(expected[0], expected_native[0])
-    found = _graph_of(reference, batches[0], strict)
-    plan = _plan(found)
+    with _exact_numbers(_double_of(result)) as exact:
+        batches, expected, macs_before = _expected(exact, batches)
+        _refuse_nan_answers(expected[0], expected_native[0])
+        found = _graph_of(exact, batches[0], strict)
+        plan = _plan(found)
     cuts = _cuts(found, plan)
     before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
     for name, cut in cuts.items():
         _apply(result.get_submodule(name), cut)
     result = _with_new_numbers(result, found, plan, native[0])
     with _in_double(), _exact_numbers(result) as exact:
-        answers, macs_after = _run(exact, batches, *_AFTER)
-    answers_native, _ = _run(result, native, *_AFTER)
+        answers, macs_after = _run(_counted, exact, batches, *_AFTER)
+    answers_native = _run(_answers, result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
     _warn_if_uninformative(expected, expected_native, differences[0])
     if type(result) is type(model):
@@ -686,13 +693,13 @@ def restore(
     _prove_restored(compacted, masked, report, held)
     return masked
 
-# %% ../nbs/17_compaction.ipynb #cf494704
+# %% ../nbs/17_compaction.ipynb #63d7326c
 def _prove_restored(compacted: nn.Module, masked: nn.Module, report: CompactionReport, held: list[str]) -> None:
     "Compare the two networks on noise; in the modules `held`, masks held back what had been trained"
     some = next(p for p in compacted.parameters() if p.is_floating_point())
     noises = [_native(some, inputs) for inputs in _noises(report.example)]
     with _evaluating(masked), _evaluating(compacted):
-        gap = _gap(_answers(masked, noises)[0], _answers(compacted, noises)[0])
+        gap = _gap(_answers(masked, noises), _answers(compacted, noises))
     if not gap <= 1e4 * torch.finfo(some.dtype).eps:
         what = "channels that compaction took for constant"
         if held:

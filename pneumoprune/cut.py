@@ -226,7 +226,7 @@ def _settle(found: ChannelGraph, plan: _Plan) -> set[fx.Node]:
         seen.update(again)
     return seen
 
-# %% ../nbs/16_cut.ipynb #be4464b1
+# %% ../nbs/16_cut.ipynb #87918ff8
 _SELECTION_PAYS = 8  # MACs that a selection has to save per value copied, to be the faster way
 _PLACEMENT_PAYS = 16  # the same for a placement, which copies twice
 
@@ -244,7 +244,7 @@ def _cost(found: ChannelGraph, plan: _Plan, nodes: Iterable[fx.Node]) -> float:
         if isinstance(rule, Layer):
             groups = own.reshape(rule.groups, -1).any(1).sum()
             inputs = found.around(node, plan.present, True)[0].sum()
-            cost += float(own.sum()) * inputs / groups * rule.weight.shape[-1] * _positions(node, rule.width)
+            cost += float(own.sum()) * inputs / groups * rule.taps * _positions(node, rule.width)
         if (own != out).any():
             cost += _PLACEMENT_PAYS * float(out.sum()) * _positions(node, rule.width)
     return cost
@@ -287,14 +287,14 @@ def _plan(found: ChannelGraph) -> _Plan:
         plan.computed[node] = computed
     return plan
 
-# %% ../nbs/16_cut.ipynb #a8abf00f
+# %% ../nbs/16_cut.ipynb #28c11d85
 @dataclass
 class _Cut:
     "What becomes of one module"
 
     outputs: np.ndarray  # int64: kept outputs, as numbered in the given module
     inputs: np.ndarray  # int64: kept inputs, as numbered in the given weight; -1 for one that it did not read
-    tensors: dict[str, np.ndarray]  # its parameters and buffers, in float64, what constants added included
+    tensors: dict[str, np.ndarray]  # its parameters and buffers; in float64 where constants added to them
     added: dict[str, np.ndarray] = field(default_factory=dict)  # what constants added to them
     width: int = 0  # channels that come in
     wiring: dict[str, np.ndarray] = field(default_factory=dict)  # some of index, place and fill
@@ -306,7 +306,7 @@ def _pick(module: nn.Module, rows: np.ndarray) -> _Cut:
     wired = _WIRING if isinstance(module, _Wired) else ()
     return _Cut(rows, rows, {name: t.take(rows, np.argmax(t.shape)) for name, t in own.items() if name not in wired})
 
-# %% ../nbs/16_cut.ipynb #5515b7ca
+# %% ../nbs/16_cut.ipynb #c3a8f473
 def _kept_inputs(
     rule: Layer,
     own: np.ndarray,  # bool: outputs that are computed
@@ -319,7 +319,7 @@ def _kept_inputs(
     (used,), (required,) = rule.reads(own & rule.live), rule.requires(own, [come], [given])
     # constants that come in anyway are read, so that training may change them
     read = _first(required | (come & used & (np.nan_to_num(given) != 0)), come)
-    saved = int((come & ~read).sum() * own.sum()) * rule.weight.shape[-1] * _positions(rule.node, rule.width)
+    saved = int((come & ~read).sum() * own.sum()) * rule.taps * _positions(rule.node, rule.width)
     copied = int(read.sum()) * _positions(rule.operands[0], rule.widths[0])
     return read if saved and saved >= _SELECTION_PAYS * copied else come
 
@@ -328,14 +328,15 @@ def _lost(rule: Layer, own: np.ndarray, gone: np.ndarray) -> np.ndarray:
     "What constants `gone` (0 where nothing went) added to each computed output, float64 (outputs, taps)"
     return rule.add_up(gone)[own] * rule.live[own][:, None]
 
-# %% ../nbs/16_cut.ipynb #89fa20dc
+# %% ../nbs/16_cut.ipynb #ebf43d41
 def _block(whole: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     "Some rows and columns of a weight; the weight itself if that is all of them"
     if columns.all():
         return whole if rows.all() else whole[rows]
-    some, index = np.empty((rows.sum(), columns.sum(), whole.shape[2])), np.flatnonzero(columns)
-    for row, picked in zip(np.flatnonzero(rows), some):  # without a copy of whole rows: they may be long
-        np.take(whole[row], index, 0, picked, "clip")
+    some, index = np.empty((rows.sum(), columns.sum(), whole.shape[2]), whole.dtype), np.flatnonzero(columns)
+    for start in range(0, len(some), 64):  # without a copy of all rows: they may be long
+        part = np.flatnonzero(rows)[start : start + 64]
+        np.take(whole[part], index, 1, some[start : start + 64], "clip")
     return some
 
 
@@ -352,7 +353,7 @@ def _cut_layer(rule: Layer, own: np.ndarray, come: np.ndarray, given: np.ndarray
     lost = _lost(rule, own, np.where(kept, 0.0, value))
     if rule.carries and lost.any():
         carrier = np.abs(value[kept]).argmax()
-        merged = np.zeros_like(weight)
+        merged = np.zeros(weight.shape)
         merged[:, carrier] = lost / value[kept][carrier]
         added["weight"] = rule.shaped(merged, len(left))
     elif lost.any():

@@ -7,7 +7,7 @@ __all__ = ['CLASSES', 'SPLITS', 'EXTERNAL', 'DataError', 'XRays', 'show_samples'
            'load_labelled', 'participant_flow', 'dataset_table', 'download', 'split_validation', 'split_by_cluster',
            'Stream', 'stream_batches', 'stream_images', 'open_shards']
 
-# %% ../nbs/03_data.ipynb #a1e1820b
+# %% ../nbs/03_data.ipynb #a0fc4dd8
 import hashlib
 import importlib
 import json
@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from glob import glob
 from io import BytesIO
 from itertools import chain, islice
@@ -119,7 +119,7 @@ def _gather(images: np.ndarray, index: np.ndarray | slice) -> np.ndarray:
         found[start : start + 1024] = images[index[start : start + 1024]]
     return found
 
-# %% ../nbs/03_data.ipynb #39c0c455
+# %% ../nbs/03_data.ipynb #9fc576f6
 @dataclass(frozen=True, eq=False, repr=False)
 class XRays:
     "Chest X-rays with their labels, patients, names and splits; never changed in place"
@@ -136,14 +136,15 @@ class XRays:
     left_out: tuple = ()  # names of images left out of train, since an equal one is held out
     notes: tuple = ()  # what loading left out or found, in sentences
     columns: pd.DataFrame | None = None  # what a table told besides: one row for each image
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)  # 'table' or 'aspects' -> its name and sha256
 
     def __post_init__(self):
         n = len(self.images)
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 1:
             raise DataError(f"images must be uint8 (N, 1, S, S), not {self.images.dtype} {self.images.shape}")
-        for field in ("labels", "patients", "names", "split"):
-            if len(getattr(self, field)) != n:
-                raise DataError(f"{n} images, but {len(getattr(self, field))} {field}: give one for each image")
+        for name in ("labels", "patients", "names", "split"):
+            if len(getattr(self, name)) != n:
+                raise DataError(f"{n} images, but {len(getattr(self, name))} {name}: give one for each image")
         if self.columns is not None and len(self.columns) != n:
             raise DataError(f"{n} images, but {len(self.columns)} rows of columns: give one for each image")
         if missing := int(nameless(self.patients).sum()):
@@ -397,7 +398,7 @@ def _lay_out_labelled(names: Iterable[str], source: str) -> tuple[list[_Place], 
         notes.append(f"not used: the table {tables[0]}; name it with --table for the patients and groups in it")
     return sorted(_without_copies(places), key=lambda place: (place.rest, place.root)), notes
 
-# %% ../nbs/03_data.ipynb #753fd01b
+# %% ../nbs/03_data.ipynb #8c9bcc7c
 @dataclass
 class _Source:
     "A list of places, and a way to read the image at each"
@@ -408,6 +409,7 @@ class _Source:
     notes: Sequence[str] = ()  # what was left out or moved
     patients: Sequence[str] | None = None  # of each place; None: the names tell
     columns: pd.DataFrame | None = None  # what else is told of each place
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)  # the table that told it, as in `XRays`
     missing: Sequence[list[str]] = ()  # names that a table tells, and why there is no such image
     stamp: Callable[[], str] = lambda: ""  # changes when a table, or a file that it tells of, does
 
@@ -709,7 +711,7 @@ def _located(paths: Iterable[str], files: _Files) -> tuple[np.ndarray, list[list
             missing.append([told, str(error.args[0])])
     return np.array(found, dtype=object), missing
 
-# %% ../nbs/03_data.ipynb #6939f9c8
+# %% ../nbs/03_data.ipynb #a6719f85
 def _told_images(
     table: pd.DataFrame, roles: dict[str, str], found: np.ndarray, name: str
 ) -> tuple[pd.DataFrame, list[str]]:  # a row for each image, by split and file: file, kind, patient, split; notes
@@ -741,7 +743,9 @@ def _table_source(files: _Files, content: bytes, name: str, columns: Mapping[str
                           columns=further.reset_index(drop=True))
     of_images = source.fingerprint
     source.fingerprint = lambda: hashlib.sha256(content + of_images().encode()).hexdigest()
-    source.stamp = lambda: _stamp(files, places, [hashlib.sha256(content).hexdigest(), sorted(columns.items())])
+    digest = hashlib.sha256(content).hexdigest()
+    source.tables = {"table": {"name": name, "sha256": digest}}
+    source.stamp = lambda: _stamp(files, places, [digest, sorted(columns.items())])
     return source
 
 # %% ../nbs/03_data.ipynb #9d2b3c0e
@@ -1047,7 +1051,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(column.replace("", np.nan), errors="coerce")
     return column if numbers[column != ""].isna().any() or numbers.isna().all() else numbers
 
-# %% ../nbs/03_data.ipynb #5378592c
+# %% ../nbs/03_data.ipynb #d0df9572
 def _loaded(
     source: str | Path,
     size: int,
@@ -1060,7 +1064,7 @@ def _loaded(
     lay_out: Callable,
 ) -> XRays:
     "The X-rays of a source, whatever splits and classes it has"
-    path, folder = Path(source).expanduser(), _cache_folder(cache)
+    path, folder, tables = Path(source).expanduser(), _cache_folder(cache), {}
     check_size(size)
     check_count(max_pixels, "the limit of pixels", error=DataError)
     if workers is not None:
@@ -1073,6 +1077,7 @@ def _loaded(
         if table is not None or path.is_file() and path.suffix.lower() in _TABLES:
             opened = _open_table(path, table, columns or {}, max_pixels)
             key, open_source = _entry(opened.stamp(), size, max_pixels) if folder else "", lambda: opened
+            tables = opened.tables
         elif columns:
             raise DataError(f"{path.name} is no table, and none is named that has a column {min(columns.values())!r}; "
                             "name the table with --table, or leave the columns out")
@@ -1083,7 +1088,7 @@ def _loaded(
         images, record = _decode_or_recall(key, open_source, size, folder, workers)
     except PermissionError as error:
         raise DataError(f"{error.filename or path} may not be read; ask for the right to, or give a copy") from error
-    xrays = _xrays(images, record, path.name)
+    xrays = replace(_xrays(images, record, path.name), tables=tables)
     if xrays.unreadable and not skip_unreadable:
         raise DataError("\n".join([
             f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:",

@@ -64,12 +64,13 @@ def check_share(
         raise EvaluationError(f"{name} is {value}; give a share in 0..1, such as 0.5")
     return number
 
-# %% ../nbs/05_evaluation.ipynb #bee70260
+# %% ../nbs/05_evaluation.ipynb #3020f9c6
 METRIC_NAMES = {  # and how people call them
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity",
     "specificity": "specificity", "precision": "precision", "f1": "F1", "auc": "ROC AUC",
     "average_precision": "average precision", "brier": "Brier score", "ece": "calibration error",
 }
+SHORT_NAMES = METRIC_NAMES | {"auc": "AUC"}  # where a table has little room
 METRICS = tuple(METRIC_NAMES)
 
 # %% ../nbs/05_evaluation.ipynb #e63fe0a6

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/15_graph.ipynb #50507ded
+# %% ../nbs/15_graph.ipynb #a8906134
 import inspect
 import logging
 import operator
@@ -25,7 +25,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.fx.proxy import Attribute, TraceError
 from torch.overrides import TorchFunctionMode
@@ -34,14 +34,18 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .alexnet import _materialise, copy_network
 from pneumoprune.channels import (
     CompactionError,
+    Concatenate,
     Coupled,
     Cuttable,
+    Elementwise,
     Layer,
     Norm,
     Parameter,
     Query,
     Rule,
     Split,
+    Transposed,
+    Within,
     _arguments,
     _axes,
     _name,
@@ -117,7 +121,7 @@ def _in_double():
     finally:
         torch.set_default_dtype(default)
 
-# %% ../nbs/15_graph.ipynb #4be95f2c
+# %% ../nbs/15_graph.ipynb #e1bd3de5
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 
@@ -159,6 +163,8 @@ class _Knowing(fx.Tracer):
         known = lambda n: self.run(n) if n.op == "get_attr" else n.meta["known"]
         args, kwargs = _mutable(fx.map_arg((node.args, node.kwargs), known))
         assert self.fake is not None
+        if (found := _of_no_inputs(node, self.root, args, kwargs)) is not None:
+            return FakeTensor(self.fake, found, torch.device("cpu"))
         with self.fake, _in_double():
             return _call(node, self.root, args, kwargs)
 
@@ -193,6 +199,29 @@ def _call(node: fx.Node, root: nn.Module, args: tuple, kwargs: dict) -> Any:
     target: Any = node.target
     call = getattr(torch.Tensor, target, None) if node.op == "call_method" else target
     return call(*args, **kwargs) if call else getattr(args[0], target)(*args[1:], **kwargs)
+
+# %% ../nbs/15_graph.ipynb #61706207
+_BY_ITSELF = Concatenate, Elementwise, Layer, Norm, Transposed, Within  # rules of operations on each input by itself
+
+
+def _of_no_inputs(node: fx.Node, root: nn.Module, args: tuple, kwargs: dict) -> torch.Tensor | None:
+    "A tensor without values like what a node returns; None where a batch of no inputs does not tell"
+    rule = _rule_of(node, root.get_submodule(str(node.target)) if node.op == "call_module" else None)
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    fake = all(isinstance(x, FakeTensor) and x.dim() > 1 and x.device.type == "cpu" for x in tensors)
+    alike = len({x.shape[:1] if rule is Concatenate else x.shape for x in tensors}) == 1
+    if rule not in _BY_ITSELF or not fake or not alike:
+        return None
+    empty = tree_map_only(torch.Tensor, lambda x: torch.empty((0, *x.shape[1:]), dtype=x.dtype), (args, kwargs))
+    try:
+        with _in_double():
+            found = _call(node, root, *empty)
+    except Exception:  # the user's own code, which may raise anything
+        return None
+    joined = rule is Concatenate and _arguments(node, "tensors", "dim").get("dim", 0) % found.dim() == 0
+    if joined or not isinstance(found, torch.Tensor) or found.shape[:1] != (0,):
+        return None
+    return torch.empty((len(tensors[0]), *found.shape[1:]), dtype=found.dtype, device="meta")
 
 # %% ../nbs/15_graph.ipynb #f66949fb
 class _Tracer(_Knowing):
@@ -230,7 +259,7 @@ class _Tracer(_Knowing):
         given = [proxy if isinstance(x, torch.Tensor) else x for x, proxy in zip(self.inputs, proxies)] or proxies
         return root_fn, [self.root, *given] if is_module else given
 
-# %% ../nbs/15_graph.ipynb #804521c8
+# %% ../nbs/15_graph.ipynb #7d40e024
 def _trace(
     model: nn.Module,
     strict: bool,  # False: a module that cannot be traced becomes one node
@@ -247,11 +276,11 @@ def _trace(
         except Exception as error:  # tracing runs the user's own code, which may raise anything
             where = tracer.inside[-1] if tracer.inside else ""
             if strict or not where or where in leaves:
-                name = f"module {where!r} ({type(model.get_submodule(where)).__name__})"
-                raise CompactionError(
-                    f"{name} cannot be traced: {str(error).rstrip('.')}. Rewrite its forward without branches on values"
-                    + (f", {advice}" if where else "")
-                ) from error
+                kind = type(model.get_submodule(where)).__name__
+                name = f"module {where!r} ({kind})" if where else f"the forward of {kind}, the network itself,"
+                remedy = advice if where else "or move them into a module of their own and pass strict=False"
+                remedy = f"Rewrite its forward without branches on values, {remedy}"
+                raise CompactionError(f"{name} cannot be traced: {str(error).rstrip('.')}. {remedy}") from error
             leaves.add(where)
 
 # %% ../nbs/15_graph.ipynb #093d56b4

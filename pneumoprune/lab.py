@@ -208,7 +208,7 @@ def _place(folder: Path, number: int) -> Path:
     "The folder of the chain with this number"
     return folder / f"seed-{number}" if number else folder
 
-# %% ../nbs/25_lab.ipynb #d817c7d4
+# %% ../nbs/25_lab.ipynb #f9778135
 def _counts(xrays: XRays) -> dict[str, int]:
     "Images of each class"
     return {name: int((xrays.labels == label).sum()) for label, name in enumerate(CLASSES)}
@@ -219,6 +219,7 @@ def _source(xrays: XRays) -> dict:
     return {
         "name": xrays.source, "fingerprint": xrays.fingerprint, "images": len(xrays),
         "unreadable": list(xrays.unreadable), "left_out": list(xrays.left_out), "notes": list(xrays.notes),
+        **xrays.tables,
     }
 
 
@@ -280,7 +281,7 @@ def _refuse_foreign(folder: Path) -> None:
     if others and not (folder / "run.json").exists():
         raise PneumopruneError(f"{folder} is not empty and holds no run; give a new folder with --out")
 
-# %% ../nbs/25_lab.ipynb #b63c1789
+# %% ../nbs/25_lab.ipynb #a2c284a0
 def _identity(settings: LabSettings, xrays: XRays, external: XRays | None, number: int) -> dict:
     "What a chain is of: its settings, its X-rays and its number, as JSON gives them back"
     settings = replace(_seeded(settings, number), seeds=1 if number else settings.seeds)
@@ -290,25 +291,42 @@ def _identity(settings: LabSettings, xrays: XRays, external: XRays | None, numbe
     return json.loads(json.dumps(mine))  # tuples become lists
 
 
+def _with_tables(theirs: Any, mine: dict | None) -> Any:
+    "What a folder records of images, with the tables that are given now"
+    given = {key: mine[key] for key in ("table", "aspects") if mine and key in mine}
+    return theirs | given if isinstance(theirs, dict) else theirs
+
+
 def _as_grown(theirs: dict, mine: dict) -> dict:
-    "What a folder records, with what may be added to it: seeds, and the images of another hospital"
+    "What a folder records, with what may be added to it: seeds, the images of another hospital, tables"
     settings = theirs["settings"]
     if isinstance(settings, dict) and core.as_number(settings.get("seeds", 1)) <= mine["settings"]["seeds"]:
         settings = settings | {"seeds": mine["settings"]["seeds"]}
-    return theirs | {"settings": settings, "external": theirs["external"] or mine["external"]}
+    data, external = (_with_tables(theirs[key], mine[key]) for key in ("data", "external"))
+    return theirs | {"settings": settings, "data": data, "external": external or mine["external"]}
 
-# %% ../nbs/25_lab.ipynb #d403b6d0
+
+def _new_aspects(folder: Path, info: dict, mine: dict) -> bool:
+    "Are aspect ratios given that the stage `shortcuts` has not seen? Of an older run its table tells"
+    given, known = mine["data"].get("aspects"), info["data"].get("aspects")
+    if given is None or "shortcuts" not in info.get("stages", {}):
+        return False
+    path = folder / "shortcuts.csv"
+    return known != given if known else not path.exists() or b"aspect" not in path.read_bytes().partition(b"\n")[0]
+
+# %% ../nbs/25_lab.ipynb #f5338c50
 def _in_words(theirs: dict, mine: dict) -> list[str]:
     "In what two runs differ, in few words: settings first, then where the images come from"
     found = _differences(theirs["settings"], mine["settings"])
     found = found[:2] + ([f"and {len(found) - 2} settings more"] if len(found) > 2 else [])
-    name = lambda about: about.get("name") if isinstance(about, dict) else None
-    for key in ("data", "external"):
-        old, new = name(theirs[key]), name(mine[key])
+    part = lambda about, key: about.get(key) if isinstance(about, dict) else None
+    pairs = {key: (theirs[key], mine[key]) for key in ("data", "external")}
+    for key, both in (pairs | {"aspects": tuple(part(about, "aspects") for about in pairs["data"])}).items():
+        old, new = (part(about, "name") for about in both)
         if old != new:
             found.append(f"{key}: {old} → {new}")
-        elif not found and theirs[key] != mine[key]:
-            found.append(f"{key}: {new} holds other images than before")
+    found = found or [f"{key}: {part(new, 'name')} holds other images than before"
+                      for key, (old, new) in pairs.items() if old != new]
     return found or _differences(theirs, mine)
 
 
@@ -322,7 +340,7 @@ def _same_run(folder: Path, mine: dict) -> dict:
         raise PneumopruneError(f"{folder} holds another run ({words}); {remedy}")
     return info
 
-# %% ../nbs/25_lab.ipynb #97e17a05
+# %% ../nbs/25_lab.ipynb #db7c63c8
 def _clear(folder: Path) -> None:
     "Delete the drafts of a killed process; other processes may be writing in the folders of further seeds"
     for path in folder.iterdir():
@@ -340,8 +358,10 @@ def _claim(folder: Path, mine: dict, device: str) -> dict:
     if not (folder / "run.json").exists():
         write_json(folder / "run.json", {**mine, **_machine(device), "seconds": {}, "stages": {}})
     info = {"stages": {}, "struck": {}} | _same_run(folder, mine)
-    if info["external"] != mine["external"]:
+    if mine["external"] and not info["external"]:
         _strike(info, "predictions")
+    if _new_aspects(folder, info, mine):
+        _strike(info, "shortcuts")
     return info | mine
 
 
@@ -350,7 +370,7 @@ def _strike(info: dict, name: str) -> None:
     if name in info["stages"]:
         info["struck"][name] = info["stages"].pop(name)
 
-# %% ../nbs/25_lab.ipynb #d227479e
+# %% ../nbs/25_lab.ipynb #17e6eb26
 _log = logging.getLogger(__name__)
 
 
@@ -419,7 +439,7 @@ class Lab:
         result = stage(self, *networks)
         seconds = self.info["seconds"].setdefault(name, time.perf_counter() - start)
         _record_files(self, name)
-        _log.info("seed %d: %s, %.0f s", self.number, name, seconds)
+        _log.info("%s is done, %.0f s", name, seconds)
         return result
 
 # %% ../nbs/25_lab.ipynb #3439db1d
@@ -922,7 +942,7 @@ def amounts_stage(lab: Lab, original: nn.Module) -> None:
     table.columns = [f"{what} {bits}" for what, bits in table.columns]
     write_csv(lab.folder / "amounts.csv", table.reset_index())
 
-# %% ../nbs/25_lab.ipynb #b5c6300a
+# %% ../nbs/25_lab.ipynb #5da9dec6
 def _with_aspects(xrays: XRays, table: str | Path) -> XRays:
     "The X-rays with a column `log_aspect` from a CSV table of `name` and `log_aspect`; of test images it may lack some"
     try:
@@ -937,7 +957,8 @@ def _with_aspects(xrays: XRays, table: str | Path) -> XRays:
         raise PneumopruneError(f"{table} does not tell the aspect ratio of {lost[0]} ({len(lost)} such images); "
                                "complete it, or leave --aspects out")
     columns = pd.DataFrame(index=range(len(xrays))) if xrays.columns is None else xrays.columns
-    return replace(xrays, columns=columns.assign(log_aspect=aspect))
+    tables = xrays.tables | {"aspects": {"name": Path(table).name, "sha256": sha256(table)}}
+    return replace(xrays, columns=columns.assign(log_aspect=aspect), tables=tables)
 
 # %% ../nbs/25_lab.ipynb #9c8efef1
 Table = str | Path | None  # CSV table of the images in a source: its name in there, or a path
@@ -1011,14 +1032,15 @@ def _conclude(lab: Lab) -> None:
         lab.timed("sensitivity", sensitivity_stage, original)
         lab.timed("amounts", amounts_stage, original)
 
-# %% ../nbs/25_lab.ipynb #37c2a909
+# %% ../nbs/25_lab.ipynb #e47ddc25
 def _is_finished(folder: Path, mine: dict, *missing: str) -> bool:
     "Does the folder hold this chain, undamaged, and complete but for the stages that may be missing?"
     if not (folder / "run.json").exists():
         return False
     info = _same_run(folder, mine)
     stages = info.get("stages", {})
-    grown = any(info.get(key) != mine[key] for key in ("settings", "external"))
+    grown = info.get("settings") != mine["settings"] or (mine["external"] and not info.get("external"))
+    grown = grown or _new_aspects(folder, info, mine)
     complete = set(_leaves(mine["chain"])) - set(missing) <= set(stages)
     return complete and not grown and not _damaged(folder, stages)
 
@@ -1077,7 +1099,7 @@ def _orders(
     about = {part.name: getattr(xrays, part.name) for part in fields(XRays) if part.name != "images"}
     return [_Order(images, about, settings, out, number, external) for number in numbers]
 
-# %% ../nbs/25_lab.ipynb #a95f135d
+# %% ../nbs/25_lab.ipynb #551ed73d
 def _leave_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
@@ -1090,9 +1112,9 @@ def _work(order: _Order, threads: int, answer: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    _log.setLevel(logging.INFO)
     about = f"seed {order.number}"
+    logging.basicConfig(level=logging.WARNING, format=f"{about}: %(message)s")
+    logging.getLogger("pneumoprune").setLevel(logging.INFO)
     warnings.formatwarning = lambda message, *_, **__: f"pneumoprune: note: {about}: {message}\n"
     try:
         _make_chain(order.out, order.number, order.lab)

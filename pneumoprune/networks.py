@@ -511,7 +511,7 @@ def _seen(model: Any, example_input: Any) -> tuple | None:
 
 _NO_CODE = "or give example_input, if it branches on sizes only; a file holds no code"  # for what cannot be traced
 
-# %% ../nbs/18_networks.ipynb #973a0c2c
+# %% ../nbs/18_networks.ipynb #e714befa
 def _widths(model: nn.Module, report: CompactionReport) -> dict:
     "A compacted network as data, its code aside: outputs, inputs, and channels that come in, of every module cut"
     widths = {}
@@ -531,8 +531,8 @@ def _fit(model: nn.Module, description: dict, tensors: dict[str, torch.Tensor]) 
     for name, (outputs, inputs, come) in description["widths"].items():
         own = {k.rpartition(".")[2]: t for k, t in tensors.items() if k.rpartition(".")[0] == name}
         wiring = {key: own.pop(key).numpy() for key in _WIRING if key in own}
-        rows, columns = (np.broadcast_to(0, (count,)) for count in (outputs, inputs))  # only their number is asked for
-        shapes = {key: np.broadcast_to(0.0, tuple(t.shape)) for key, t in own.items() if t.dim()}
+        rows, columns = (np.zeros(count, np.int64) for count in (outputs, inputs))  # only their number is asked for
+        shapes = {key: np.zeros(tuple(t.shape)) for key, t in own.items() if t.dim()}
         _apply(model.get_submodule(name), _Cut(rows, columns, shapes, width=come, wiring=wiring))
     model.load_state_dict(tensors, assign=True)
     _tie(model, description["ties"])

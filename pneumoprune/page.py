@@ -155,22 +155,18 @@ def _card_html(
     html = parser.renderer.render(tokens, parser.options, {})
     return html.replace("<table>", f"{wide}<table>").replace("</table>", "</table></div>")
 
-# %% ../nbs/29_page.ipynb #b68a2809
+# %% ../nbs/29_page.ipynb #7e500ace
 def _source(
     source: str | Path | None,  # run folder, ONNX file, or None: the network shipped with the package
 ) -> tuple[OnnxModel, str]:
     "The network, and its model card in Markdown, empty where nothing tells of it"
-    path = None if source is None else Path(source)
-    if path is not None and path.is_dir():
-        file = path / "models/slim-int8.onnx"
-        if not file.is_file():
-            raise PageError(f"{path} holds no models/slim-int8.onnx; give a run with its models, or an ONNX file")
+    model = OnnxModel(source)
+    if source is not None and Path(source).is_dir():
         with needs("lab", "the model card of a run"):
             from pneumoprune.cards import model_card
             from pneumoprune.run import load_run
 
-        return OnnxModel(file), model_card(load_run(path))
-    model = OnnxModel(path)
+        return model, model_card(load_run(source))
     card = model.path.with_name("README.md")
     return model, card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
 

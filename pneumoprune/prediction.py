@@ -40,7 +40,7 @@ class PredictionError(PneumopruneError):
 
 DISCLAIMER = "A study of network pruning, no medical device: not for diagnosis."
 
-# %% ../nbs/23_prediction.ipynb #994306bc
+# %% ../nbs/23_prediction.ipynb #4c6cc583
 _SHIPPED = ("models", "slim-int8.onnx")  # inside the package
 
 
@@ -52,6 +52,16 @@ def _shipped() -> Path:
             f"this installation holds no trained network (pneumoprune/{'/'.join(_SHIPPED)}); "
             "give one with --model FILE, for instance models/slim-int8.onnx of a run"
         )
+    return file
+
+
+def _meant(model: str | Path) -> Path:
+    "An ONNX file as it is; of a run folder its smallest network"
+    path = Path(model)
+    if not path.is_dir():
+        return path
+    if not (file := path.joinpath(*_SHIPPED)).is_file():
+        raise PredictionError(f"{path} holds no {'/'.join(_SHIPPED)}; give a run with its models, or an ONNX file")
     return file
 
 # %% ../nbs/23_prediction.ipynb #af299ff0
@@ -89,18 +99,18 @@ def _described(path, session) -> tuple[tuple[str, ...], float, int]:
         raise PredictionError(f"{path} decides at {threshold}, no share in 0..1; mend it with `set_threshold`")
     return classes, threshold, size
 
-# %% ../nbs/23_prediction.ipynb #752d8fcd
+# %% ../nbs/23_prediction.ipynb #01e72a80
 class OnnxModel:
     "A network exported by `export_onnx` or `quantize_int8`: uint8 images in, probabilities of pneumonia out"
 
     def __init__(
         self,
-        path: str | Path | None = None,  # ONNX file; None: the network shipped with the package
+        path: str | Path | None = None,  # ONNX file, or a run folder; None: the network shipped with the package
         *,
         threads: int = 1,  # threads of one prediction; 0: all cores
     ):
         "`PneumopruneError` if the file is missing, is no ONNX file, or was not exported by this package"
-        self.path = _shipped() if path is None else Path(path)
+        self.path = _shipped() if path is None else _meant(path)
         self.session = open_onnx(self.path, threads=threads)
         self.classes, self.threshold, self.size = _described(self.path, self.session)
         self.metadata = self.session.get_modelmeta().custom_metadata_map  # str -> str, as `export_onnx` wrote them
@@ -350,11 +360,11 @@ def save_heatmap(
     with atomic_path(path) as draft:
         tinted.save(draft)
 
-# %% ../nbs/23_prediction.ipynb #e295e66b
+# %% ../nbs/23_prediction.ipynb #c0fae35a
 def explain_file(
     path: str | Path,  # a chest X-ray
     output: str | Path,  # PNG or JPEG to write
-    model: str | Path | None = None,  # .onnx file, or .safetensors network; None: the network shipped
+    model: str | Path | None = None,  # .onnx file, run folder or .safetensors network; None: the network shipped
     *,
     size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
     force: bool = False,  # also where the guard of an ONNX file gives no decision that could be explained

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'augment', 'predict', 'fit']
 
-# %% ../nbs/12_training.ipynb #9fe8764e
+# %% ../nbs/12_training.ipynb #5fc3dbd2
 import copy
 import ctypes
 import hashlib
 import json
+import logging
 import math
 import sys
 import time
@@ -34,6 +35,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn.grad import conv2d_input
 from torch.nn.utils.prune import BasePruningMethod
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -303,7 +305,7 @@ def _augment(images: torch.Tensor, numbers: torch.Tensor, side: int, settings: "
     x = _sharpen(x, draws, settings.sharpen)
     return _recode(x, draws, settings.recode).clamp_(0, 1).mul_(255)
 
-# %% ../nbs/12_training.ipynb #ca694822
+# %% ../nbs/12_training.ipynb #1b5ba4b0
 def _resize(images: torch.Tensor, side: int) -> torch.Tensor:
     "Images as they are, float32, of another side"
     x = images.float()
@@ -314,7 +316,7 @@ def _augmented(images: torch.Tensor, numbers: torch.Tensor, side: int, settings:
     "Augmented images, made in parts that suit the device"
     if settings.augment == 0:
         return _resize(images, side)
-    part = 8 if images.device.type == "cpu" else len(images)
+    part = 64 if images.device.type == "cpu" else len(images)
     pairs = zip(images.split(part), numbers.split(part))
     return torch.cat([_augment(some, theirs, side, settings) for some, theirs in pairs])
 
@@ -472,13 +474,90 @@ def _from_first(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
         raise made
     return made
 
-# %% ../nbs/12_training.ipynb #32ec7adc
-def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+# %% ../nbs/12_training.ipynb #7c51fbee
+def _multiply_out(grads: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return grads.T.contiguous() @ inputs
+
+
+class _Factored:
+    "A weight (outputs, inputs), its copy in another precision, and its gradient as thin factors"
+
+    def __init__(self, weight: torch.Tensor):
+        self.weight, self.copy, self.version = weight, weight.detach(), weight._version
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # (n, outputs) and (n, inputs)
+
+    def cast(self, kind: torch.dtype) -> torch.Tensor:
+        "The weight in numbers of that kind; made anew only if something but the optimiser has changed it"
+        if self.copy.dtype != kind or self.version != self.weight._version:
+            self.copy, self.version = self.weight.detach().to(kind), self.weight._version
+        return self.copy
+
+    def keep(self, grads: torch.Tensor, inputs: torch.Tensor) -> None:
+        self.pairs.append((grads, inputs))
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        "Of all uses of the weight together"
+        grads, inputs = zip(*self.pairs)
+        return torch.cat(grads), torch.cat(inputs)
+
+    def multiply_out(self) -> None:
+        "Add the product to the weight's gradient"
+        product = _multiply_out(*self.factors())
+        self.weight.grad = product if self.weight.grad is None else self.weight.grad + product
+        self.pairs.clear()
+
+# %% ../nbs/12_training.ipynb #c16f36dd
+def _product_norm(grads: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    "Norm of `grads.T @ inputs`"
+    grads, inputs = grads.float(), inputs.float()
+    return ((grads @ grads.T) * (inputs @ inputs.T)).sum().clamp(min=0).sqrt()
+
+# %% ../nbs/12_training.ipynb #6ad97f8d
+_ROWS = 256  # of a weight, taken at once
+
+
+class _AdamW(torch.optim.AdamW):
+    "AdamW, fused; `factored` weights take the same step some rows at a time"
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float):
+        super().__init__(groups, lr=lr, fused=True)
+        self.grad_scale, self.factored = torch.tensor(1.0), {}
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight in self.factored and self.factored[weight].pairs:
+                    self._step_by_rows(group, self.factored[weight])
+
+    def _memory(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        "Number of this step and both moments, kept as PyTorch keeps them"
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        return state["step"].add_(1), state["exp_avg"], state["exp_avg_sq"]
+
+    @torch.no_grad()
+    def _step_by_rows(self, group: dict[str, Any], factored: _Factored) -> None:
+        weight, (grads, inputs) = factored.weight, factored.factors()
+        grads = (grads.float() / self.grad_scale).to(grads.dtype).T.contiguous()
+        step, *moments = self._memory(weight)
+        options = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+        options |= dict(zip(("beta1", "beta2"), group["betas"]))
+        for part, w, m, v, copied in zip(*(t.split(_ROWS) for t in (grads, weight, *moments, factored.copy))):
+            torch.ops.aten._fused_adamw_([w], [(part @ inputs).to(w.dtype)], [m], [v], [], [step], **options)
+            copied.copy_(w)
+        factored.pairs.clear()
+        factored.version = weight._version  # the copy is up to date
+
+# %% ../nbs/12_training.ipynb #45f0b442
+def _optimizer(model: nn.Module, settings: TrainSettings) -> _AdamW:
     "AdamW with weight decay on matrices only"
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    return _AdamW(groups, lr=settings.lr)
 
 # %% ../nbs/12_training.ipynb #9cdfe924
 def refresh_masks(
@@ -570,7 +649,7 @@ def _keep_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_MALLOPT["mmap max"], 65536)
         libc.malloc_trim(0)
 
-# %% ../nbs/12_training.ipynb #d05e23f3
+# %% ../nbs/12_training.ipynb #53a71cfa
 def _autocast_type(x: torch.Tensor) -> torch.dtype:
     "In which numbers a CPU multiplies `x` where this is asked"
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -579,7 +658,11 @@ def _autocast_type(x: torch.Tensor) -> torch.dtype:
 def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
     "(N, 1, H, W) to (N, side², H / side, W / side): the pixels of each block as channels, the fastest index in memory"
     n, _, height, width = x.shape
-    blocks = x.reshape(n, height // side, side, width // side, side).transpose(2, 3)
+    shape = n, height // side, side, width // side, -1
+    if side * x.element_size() == 8 and not x.requires_grad:  # the row of a block moves as one number
+        blocks = x.contiguous().view(torch.int64).reshape(shape).transpose(2, 3).contiguous().view(x.dtype)
+    else:
+        blocks = x.reshape(shape).transpose(2, 3)
     return blocks.reshape(n, height // side, width // side, side * side).permute(0, 3, 1, 2)
 
 
@@ -593,7 +676,7 @@ def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     planes = F.pad(x[:, :1].to(_autocast_type(x)), (pad, end, pad, end))
     return F.conv2d(_in_blocks(planes, stride), _in_blocks(weight, stride), conv.bias)
 
-# %% ../nbs/12_training.ipynb #7b25a844
+# %% ../nbs/12_training.ipynb #3b9b7616
 def _standardise_once(layer: Standardise, images: torch.Tensor) -> torch.Tensor:
     "What the layer computes, its planes one in memory"
     centred = images - images.mean((1, 2, 3), keepdim=True)
@@ -606,35 +689,83 @@ def _convolve(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return _convolve_equal_planes(conv, x) if equal else type(conv).forward(conv, x)
 
 
-def _is_plain(conv: nn.Module) -> bool:
-    "A convolution with square windows, as `_convolve_equal_planes` takes it"
-    if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+def _is_plain(conv: nn.Conv2d) -> bool:
+    "Whether its windows are square, one kernel apart at most"
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         return False
     square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
     return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
 
-# %% ../nbs/12_training.ipynb #330f1919
-class _Linear(torch.autograd.Function):
-    "`F.linear` for (N, inputs), with another gradient of the weight"
+# %% ../nbs/12_training.ipynb #5c95cba1
+_NARROW, _SMALL = 9, 3  # sides of a map and of a kernel in pixels, up to which laying out was measured to pay
+
+
+def _lay_out(x: torch.Tensor, conv: nn.Conv2d, size: torch.Size) -> torch.Tensor:
+    "The windows of a square convolution: (N · places, kernel · kernel · channels)"
+    (height, width), kernel, stride, pad = size, conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    planes = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
+    image, row, pixel, channel = planes.stride()
+    shape = len(x), height, width, kernel, kernel, x.shape[1]
+    windows = planes.as_strided(shape, (image, stride * row, stride * pixel, row, pixel, channel))
+    return windows.reshape(len(x) * height * width, -1)
+
+
+class _Convolution(torch.autograd.Function):
+    "A square convolution with another gradient of the weight"
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x, weight, bias, conv: nn.Conv2d) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
+        ctx.conv = conv
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,), (x, weight), conv, needed = grads, ctx.saved_tensors, ctx.conv, ctx.needs_input_grad
+        args = weight, grad, conv.stride, conv.padding
+        towards_x = conv2d_input(x.shape, *args) if needed[0] else None
+        flat = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])
+        product = _multiply_out(flat, _lay_out(x, conv, grad.shape[2:])) if needed[1] else None
+        kernel, channels = conv.kernel_size[0], x.shape[1]
+        towards_weight = None if product is None else product.view(-1, kernel, kernel, channels).permute(0, 3, 1, 2)
+        return towards_x, towards_weight, flat.sum(0) if needed[2] else None, None
+
+
+def _convolve_narrow(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    width = (x.shape[-1] + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
+    if x.ndim != 4 or width > _NARROW or conv.kernel_size[0] > _SMALL:
+        return nn.Conv2d.forward(conv, x)
+    kind = _autocast_type(x)
+    bias = None if conv.bias is None else conv.bias.to(kind)
+    return _Convolution.apply(x.to(kind), conv.weight.to(kind), bias, conv)
+
+# %% ../nbs/12_training.ipynb #126fbfaa
+class _Linear(torch.autograd.Function):
+    "`F.linear` for (N, inputs), with `copy` for the weight; `keep` takes both factors of the weight's gradient"
+
+    @staticmethod
+    def forward(ctx: Any, x, weight, bias, copy: torch.Tensor, keep: Callable) -> torch.Tensor:
+        ctx.save_for_backward(x, copy)
+        ctx.keep = keep
+        out = torch.mm(copy, x.T) if bias is None else torch.addmm(bias.unsqueeze(1), copy, x.T)
+        return out.T.contiguous()
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
         towards_x = grad @ weight if ctx.needs_input_grad[0] else None
-        towards_weight = grad.T.contiguous() @ x if ctx.needs_input_grad[1] else None
-        return towards_x, towards_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
+        towards_weight = ctx.keep(grad, x) if ctx.needs_input_grad[1] else None
+        return towards_x, towards_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None
 
 
-def _multiply(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def _multiply(factored: dict[torch.Tensor, _Factored], layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    "A linear layer; the gradient of a weight that is `factored` stays so"
     if x.ndim != 2:
-        return type(layer).forward(layer, x)
-    kind = _autocast_type(x)
-    return _Linear.apply(x.to(kind), layer.weight.to(kind), None if layer.bias is None else layer.bias.to(kind))
+        return nn.Linear.forward(layer, x)
+    kind, weight = _autocast_type(x), layer.weight
+    known = factored.get(weight)
+    copied, keep = (known.cast(kind), known.keep) if known else (weight.detach().to(kind), _multiply_out)
+    return _Linear.apply(x.to(kind), weight, None if layer.bias is None else layer.bias.to(kind), copied, keep)
 
 # %% ../nbs/12_training.ipynb #dfc3e508
 def _drop(layer: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
@@ -645,7 +776,7 @@ def _drop(layer: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * layer.p)
     return x * kept.to(x.dtype).div_(1 - layer.p)
 
-# %% ../nbs/12_training.ipynb #2e04a0ee
+# %% ../nbs/12_training.ipynb #6b0b4dae
 def _pool_first(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     "A chain of layers; each max pooling comes before the ReLU it follows"
     chain = list(layers)
@@ -657,51 +788,92 @@ def _pool_first(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _pool_average(layer: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
-    size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
-    return x if x.shape[-2:] == size else type(layer).forward(layer, x)
+@cache
+def _shares(size: torch.Size, wanted: tuple[int, int]) -> torch.Tensor:
+    "How much each place of a map counts in each place of the pooled one: (places, places)"
+    each = torch.eye(size.numel()).view(-1, 1, *size)
+    return F.adaptive_avg_pool2d(each, wanted).flatten(1).T.contiguous()
 
-# %% ../nbs/12_training.ipynb #0c7e0f59
+
+def _pool_average(layer: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    size: Any = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
+    if x.shape[-2:] == size:
+        return x
+    if x.ndim != 4 or None in size or any(here > there for here, there in zip(x.shape[-2:], size)):
+        return type(layer).forward(layer, x)
+    flat = x.permute(0, 2, 3, 1).flatten(1, 2)
+    return (_shares(x.shape[-2:], size).to(x.dtype) @ flat).unflatten(1, size).permute(0, 3, 1, 2)
+
+# %% ../nbs/12_training.ipynb #e327e62d
 def _is_fine(dropout: nn.Dropout) -> bool:
     return 0 < dropout.p < 1 and float(256 * dropout.p).is_integer()
 
 
-_WAYS: dict[type, tuple[Callable, Callable[[Any], bool]]] = {  # layer -> how it computes meanwhile, and when it may
-    nn.Linear: (_multiply, lambda _: True), nn.Dropout: (_drop, _is_fine),
-    nn.Sequential: (_pool_first, lambda _: True), nn.AdaptiveAvgPool2d: (_pool_average, lambda _: True),
+_WAYS: dict[type, Callable] = {  # layer -> how it computes meanwhile
+    nn.Conv2d: _convolve_narrow, nn.Dropout: _drop, nn.Sequential: _pool_first, nn.AdaptiveAvgPool2d: _pool_average,
+    nn.Linear: _multiply,
 }  # fmt: skip
+_FITS: dict[type, Callable[[Any], bool]] = {nn.Conv2d: _is_plain, nn.Dropout: _is_fine}  # the others always
 
 
-def _replacements(model: nn.Module) -> dict[nn.Module, Callable]:
-    "Layers, and how they compute meanwhile"
-    layers = [layer for layer in model.modules() if not any(True for _ in layer.children())]
-    pairs = [pair for pair in zip(layers, layers[1:]) if isinstance(pair[0], Standardise) and _is_plain(pair[1])]
-    found = {layer: way for pair in pairs for layer, way in zip(pair, (_standardise_once, _convolve))}
-    for layer in model.modules():
-        way, fits = _WAYS.get(type(layer), (None, None))
-        if way and fits and fits(layer):
-            found[layer] = way
-    return {layer: way for layer, way in found.items() if "forward" not in vars(layer)}
+def _method(layer: nn.Module) -> tuple[type, str] | None:
+    "A layer of `_WAYS` that fits, and the method of this layer that computes it"
+    plain = getattr(getattr(type(layer), "plain", None), "__code__", None)  # of a layer of compaction
+    for kind in type(layer).__mro__:
+        name = "forward" if kind is type(layer) else "plain"
+        if kind in _WAYS and (name == "forward" or plain is kind.forward.__code__):
+            return (kind, name) if name not in vars(layer) and _FITS.get(kind, lambda _: True)(layer) else None
+    return None
+
+# %% ../nbs/12_training.ipynb #0d7d30e8
+def _factored(model: nn.Module) -> dict[torch.Tensor, _Factored]:
+    "The weights of linear layers, but for those that are computed, as masked ones are, or that somebody watches"
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _method(layer)]
+    weights = [layer.weight for layer in linear]
+    watched = lambda p: p._backward_hooks or p._post_accumulate_grad_hooks
+    return {p: _Factored(p) for p in weights if p.is_leaf and p.requires_grad and not watched(p)}
 
 
+def _replacements(model: nn.Module, factored: dict[torch.Tensor, _Factored]) -> dict[tuple[nn.Module, str], Callable]:
+    "Layers with the name of a method, and what computes it meanwhile"
+    ways = _WAYS | {nn.Linear: partial(_multiply, factored)}
+    known = [(layer, _method(layer)) for layer in model.modules()]
+    found: dict[tuple[nn.Module, str], Callable] = {(layer, m[1]): ways[m[0]] for layer, m in known if m}
+    leaves = [pair for pair in known if not any(True for _ in pair[0].children())]
+    for (layer, _), (conv, method) in zip(leaves, leaves[1:]):
+        if type(layer) is not Standardise or method is None or method[0] is not nn.Conv2d:
+            continue
+        if getattr(conv, "place", None) is None and not any("forward" in vars(m) for m in (layer, conv)):
+            found.pop((conv, method[1]))
+            found |= {(layer, "forward"): _standardise_once, (conv, "forward"): _convolve}
+    return found
+
+# %% ../nbs/12_training.ipynb #e0daf532
 @contextmanager
-def _suited_to_cpu(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+def _suited_to_cpu(model: nn.Module, accelerator: Accelerator, optimizer: _AdamW) -> Iterator[None]:
     "Layers compute in other ways meanwhile, where that pays; no parameter changes its place"
     pays = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
-    changed = _replacements(model) if pays else {}
-    for layer, way in changed.items():
-        layer.forward = partial(way, layer)
+    if pays and accelerator.num_processes == 1:  # several would have to add up what is not multiplied out
+        optimizer.factored = _factored(model)
+    changed = _replacements(model, optimizer.factored) if pays else {}
+    for (layer, name), way in changed.items():
+        setattr(layer, name, partial(way, layer))
     try:
         yield
     finally:
-        for layer in changed:
-            vars(layer).pop("forward")
+        optimizer.factored = {}
+        for layer, name in changed:
+            vars(layer).pop(name)
 
-# %% ../nbs/12_training.ipynb #06af7728
-def _clip(optimizer: Any, clip: float) -> None:
+# %% ../nbs/12_training.ipynb #e346b069
+def _clip(optimizer: _AdamW, clip: float) -> None:
     "Let the next step divide the gradient so that its norm is at most `clip`"
+    factored = [f for f in optimizer.factored.values() if f.pairs]
+    for used_elsewhere in (f for f in factored if f.weight.grad is not None):
+        used_elsewhere.multiply_out()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    optimizer.grad_scale = (torch.nn.utils.get_total_norm(gradients) / clip).clamp(min=1).float()
+    norms = [_product_norm(*f.factors()) for f in factored if f.pairs]
+    optimizer.grad_scale = (torch.nn.utils.get_total_norm([*gradients, *norms]) / clip).clamp(min=1).float()
 
 # %% ../nbs/12_training.ipynb #e85be0c4
 @torch.no_grad()
@@ -1044,7 +1216,10 @@ class _Keeper:
             self.job = self.thread.submit(self.write, self.folder, state, self.best)
             self.best, self.written = {}, time.monotonic()
 
-# %% ../nbs/12_training.ipynb #a5a509e5
+# %% ../nbs/12_training.ipynb #08199141
+_log = logging.getLogger(__name__)
+
+
 def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None, identity: dict) -> list[dict]:
     "The epochs that are still to be done; the history of all"
     settings, steps, accelerator = training.settings, training.steps, training.accelerator
@@ -1062,6 +1237,7 @@ def _run_epochs(training: _Training, val: XRays, name: str, folder: Path | None,
             good = _take(training, [*good.history, row], good.halved)
             keeper.keep(good)
             bar.set_postfix(epoch=row["epoch"], loss=f"{row['train_loss']:.3f}", val_auc=f"{row['val_auc']:.4f}")
+            _log.info("%s, epoch %d of %d, validation AUC %.4f", name, row["epoch"], settings.epochs, row["val_auc"])
     accelerator.wait_for_everyone()
     return good.history
 
@@ -1107,7 +1283,7 @@ def _warn_of_nothing(model: nn.Module, val: XRays, name: str, device: str) -> No
     elif np.ptp(predict(model, val.images[:: math.ceil(len(val) / 256)], device=device)) < 1e-6:
         warnings.warn(f"{name!r} gives every validation image the same probability: it learnt nothing", stacklevel=2)
 
-# %% ../nbs/12_training.ipynb #569fcd77
+# %% ../nbs/12_training.ipynb #fa7fbe86
 def _refuse_checkpoints(folder: Path) -> None:
     "`PneumopruneError` for a folder that holds a training"
     if any(folder.glob("*.safetensors")):
@@ -1117,7 +1293,7 @@ def _refuse_checkpoints(folder: Path) -> None:
 def _train(model, train, val: XRays, settings, accelerator, teacher, name, folder, identity) -> list[dict]:
     "All epochs; what they needed is free when this returns"
     training = _Training(model, train, settings, accelerator, teacher)
-    with _suited_to_cpu(model, accelerator):
+    with _suited_to_cpu(model, accelerator, training.optimizer):
         history = _run_epochs(training, val, name, folder, identity)
     _finish(training, model, folder, identity, history)
     return history

@@ -11,15 +11,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pneumoprune.assessment import assess, assess_source, group_by, open_model
+from pneumoprune.assessment import assess, assess_source, group_by
 from pneumoprune.cli import app
 from pneumoprune.core import PneumopruneError
 from pneumoprune.data import load_labelled, load_xrays
 from pneumoprune.evaluation import metrics
+from pneumoprune.prediction import OnnxModel
 from pneumoprune.synthetic import phantoms
 
 DRAWN = phantoms(60, size=224, seed=2)
-MODEL = open_model(None)
+MODEL = OnnxModel()
 
 
 def dicom(path: Path, image: np.ndarray) -> None:

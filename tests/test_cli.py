@@ -199,6 +199,37 @@ def test_wrong_files_and_devices_get_one_line(tmp_path):
     assert not target.exists() and not (tmp_path / "run").exists()
 
 
+def test_a_run_folder_is_a_model_everywhere(finished, tmp_path):
+    folder, _ = finished
+    model, picture = folder / "run/models/slim-int8.onnx", image(tmp_path / "x.png")
+    for command in (("predict", picture), ("explain", picture, "-o", tmp_path / "heat.png", "--force")):
+        one, other = (run(*command, "--model", given) for given in (model, folder / "run"))
+        assert one.returncode == 0 and one.stdout == other.stdout, other.stderr
+    refused(run("predict", picture, "--model", folder), "holds no models/slim-int8.onnx", "give a run")
+
+
+def test_a_report_in_html_is_named_too(monkeypatch):
+    from pneumoprune import report
+
+    monkeypatch.setattr(report, "render_report", lambda run, *_, **__: Path(run) / "report.pdf")
+    assert run("report", "mine").stdout.split() == [str(Path("mine/report.pdf"))]
+    assert run("report", "mine", "--html").stdout.split() == [f"mine{os.sep}report.{kind}" for kind in ("pdf", "html")]
+
+
+def test_a_mistake_is_told_in_words_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))\n"
+    Path("two_layers.py").write_text(code, encoding="utf-8")
+    torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 3)).state_dict(), "c.pt")
+    np.save("x.npy", np.zeros((1, 3, 8, 8)))
+    command = ("compact", "c.pt", "--arch", "two_layers:net", "-o", "o.safetensors")
+    refused(run(*command, "--size", 3), "can't see inputs", "--size N", "--inputs FILE")
+    refused(run(*command, "--inputs", "x.npy"), "torch.save(batch, 'x.pt')")
+    with pytest.warns(UserWarning, match="nothing was removed from c.pt"):
+        assert run(*command, "--size", 8).returncode == 0
+
+
 def test_predict_stops_at_a_broken_image_or_names_it_and_goes_on(tmp_path):
     names = [image(tmp_path / "a.png"), tmp_path / "b.png", image(tmp_path / "c.png")]
     names[1].write_bytes(names[0].read_bytes()[:100])

@@ -534,8 +534,9 @@ def test_a_network_that_cannot_be_traced_at_all():
         def forward(self, x):
             return self.a(x) if x.sum() > 0 else x
 
-    with pytest.raises(CompactionError, match="cannot be traced"):
-        compact(Whole(), torch.randn(2, 4))
+    for strict in (True, False):
+        with pytest.raises(CompactionError, match="the forward of Whole, the network itself, cannot be traced.*module"):
+            compact(Whole(), torch.randn(2, 4), strict=strict)
 
 
 def test_random_networks_fail_the_proof():
@@ -569,11 +570,23 @@ def test_example_input_must_be_a_batch(example):
 def test_a_proof_that_proves_nothing_warns():
     model = tiny(nn.Linear(4, 3))
     model[0].bias.data[1] = 1e6
-    with pytest.warns(ProofWarning, match="one class"):
+    with pytest.warns(ProofWarning, match="nearly the same answer"):
         compact(model, torch.randn(3, 4))
+
+
+def test_a_proof_that_says_enough_does_not_warn():
+    "One class for all inputs, a regression, a map for each image, untrained networks: what varies is compared"
+    one_class = tiny(nn.Linear(4, 3))
+    one_class[0].bias.data[1] = 1e3
+    maps = tiny(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    deep = (layer for _ in range(8) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
+    untrained = tiny(nn.Conv2d(3, 8, 3), *deep, nn.Flatten(), nn.Linear(8 * 36, 5))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ProofWarning)
-        compact(tiny(nn.Linear(4, 3)), torch.randn(64, 4))
+        for model in (one_class, tiny(nn.Linear(4, 1)), tiny(nn.Linear(4, 2))):
+            compact(model, torch.randn(3, 4))
+        for model in (maps, untrained):
+            compact(model, torch.randn(2, 3, 8, 8))
 
 
 # --- answers of every kind

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import pneumoprune.lab as lab
-from pneumoprune.core import MODELS, PneumopruneError, read_json
+from pneumoprune.core import MODELS, PneumopruneError, read_json, sha256, write_json
+from pneumoprune.data import load_labelled
 from pneumoprune.synthetic import phantoms
 
 
@@ -195,6 +197,44 @@ def test_the_images_of_another_hospital_may_come_later(tmp_path, settings, chain
         run(None)
 
 
+def test_aspect_ratios_may_come_later_and_are_recorded(tmp_path, settings, chains):
+    names, out, table = phantoms(60, 64).names, tmp_path / "run", tmp_path / "aspects.csv"
+    run: Any = lambda aspects=None: lab.run_lab(None, out, settings, aspects=aspects, phantom_count=60)
+    heads: Any = lambda: list(pd.read_csv(out / "shortcuts.csv"))
+    run()
+    assert "aspect" not in heads() and "aspects" not in read_json(out / "run.json")["data"]
+    chains.stages.clear()
+    for aspect in (0.1, 0.2):  # another table is looked at anew
+        pd.DataFrame({"name": names, "log_aspect": aspect}).to_csv(table, index=False)
+        run(table)
+        assert heads()[-1] == "aspect" and not chains.stages
+        assert read_json(out / "run.json")["data"]["aspects"] == {"name": "aspects.csv", "sha256": sha256(table)}
+    before = (out / "shortcuts.csv").stat().st_mtime_ns
+    run(table)
+    with pytest.raises(PneumopruneError, match="aspects: aspects.csv → None"):
+        run()
+    info = read_json(out / "run.json")
+    del info["data"]["aspects"]  # a run of before they were recorded
+    write_json(out / "run.json", info)
+    run(table)
+    assert (out / "shortcuts.csv").stat().st_mtime_ns == before
+
+
+def test_a_table_of_images_is_recorded_and_may_be_called_otherwise(tmp_path, settings):
+    folder, rows = tmp_path / "images", []
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((64, 64), 20 * i, np.uint8)).save(folder / f"{i}.png")
+        rows.append({"file": f"{i}.png", "label": i % 2, "patient": i})
+    for name in ("labels.csv", "renamed.csv"):
+        pd.DataFrame(rows).to_csv(tmp_path / name, index=False)
+        told = load_labelled(folder, 64, table=tmp_path / name, cache=False)
+        mine = lab._identity(settings, phantoms(60, 64), told, 0)
+        assert mine["external"]["table"] == {"name": name, "sha256": sha256(tmp_path / name)}
+        lab._claim(tmp_path / "run", mine, "cpu")
+    assert not read_json(tmp_path / "run/run.json").get("struck")
+
+
 def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
     settings = replace(settings, seeds=2)
     for number in (1, 0):
@@ -208,10 +248,13 @@ def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
 
 
 @pytest.mark.hard
-def test_two_seeds_side_by_side_end_as_one_after_the_other(tmp_path, settings):
+def test_two_seeds_side_by_side_end_as_one_after_the_other(tmp_path, settings, capfd):
     settings = replace(settings, seeds=2, conv=(16,) * 5, linear=(32, 32), amounts=())
     rows = {jobs: lab.run_lab(None, tmp_path / str(jobs), settings, jobs=jobs, phantom_count=60).predictions
             for jobs in (1, 2)}
+    told = capfd.readouterr().err
+    for seed in (0, 1):
+        assert f"seed {seed}: original, epoch 1 of " in told and f"seed {seed}: predictions is done" in told
     pd.testing.assert_frame_equal(rows[1], rows[2], atol=1e-6)
     assert not np.allclose(rows[1]["slim"], rows[1]["slim-seed-1"])
     assert lab.check_run(tmp_path / "2") == []

@@ -306,3 +306,70 @@ def test_batch_norm_is_passed_by_where_only_shapes_matter():
     (node,) = [node for node in torch.fx.symbolic_trace(root).graph.nodes if node.op == "call_module"]
     x = torch.zeros(1, 3, 2, 2)
     assert graph._call(node, root, (x,), {}) is x
+
+
+def test_parts_of_other_sizes_are_cut():
+    "Of two parts only the first is read, and of that not all"
+    net = Called(conv(1, 8), lambda y: y.split([3, 5], 1)[0], conv(3, 2))
+    unread(net.second, [1])
+    same_but_narrower(net, torch.randn(3, 1, 9, 9), 2)
+
+
+def test_axes_made_of_channels_are_cut():
+    "Two rows of four: the second of each goes"
+    net = Called(conv(1, 8), lambda y: y.unflatten(1, (2, 4)).flatten(1, 2), conv(8, 2))
+    unread(net.second, [1, 5])
+    same_but_narrower(net, torch.randn(3, 1, 9, 9), 6)
+
+
+@pytest.mark.parametrize("part", [
+    lambda y: y.narrow(2, 1, 5), lambda y: y.narrow(-1, 0, 5), lambda y: y.select(dim=3, index=0).unsqueeze(3),
+])  # fmt: skip
+def test_some_of_the_positions(part):
+    net = Called(conv(1, 8), part, conv(8, 2, padding=1))
+    unread(net.second, [1])
+    same_but_narrower(net, torch.randn(3, 1, 9, 9), 7)
+
+
+def test_what_is_pooled_across_channels_stays_whole():
+    "Two axes of maps (N, C, L), the first of which counts channels"
+    net = Called(nn.Conv1d(1, 8, 3), nn.MaxPool2d((3, 1), 1, (1, 0)), nn.Conv1d(8, 2, 3))
+    unread(net.second, [1])
+    same_but_narrower(net, torch.randn(3, 1, 9), 8)
+
+
+def test_constants_beside_a_map_of_positions_are_none():
+    "What is added is another number at every place"
+
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("map", torch.linspace(0, 1, 49).view(1, 1, 7, 7))
+
+        def forward(self, y):
+            return y + self.map
+
+    net = Called(conv(1, 6), Placed(), conv(6, 2)).eval()
+    prune.ln_structured(net.first, "weight", 0.5, n=2, dim=0)
+    example = torch.randn(3, 1, 9, 9)
+    small = compaction.compact(net, example)
+    assert torch.allclose(net(example), small(example), atol=1e-5)
+
+
+def test_three_masked_modules_are_named():
+    net = nn.Sequential(*[conv(4, 4) for _ in range(4)]).eval()
+    for layer in net:
+        prune.random_unstructured(layer, "weight", 0.5)
+    small = compaction.compact(net, torch.randn(2, 4, 12, 12))
+    for layer in small:
+        nn.init.constant_(layer.weight, 0.3)
+    with pytest.raises(compaction.CompactionError, match="weights of 0, 1, 2 that masks hold at zero"):
+        compaction.restore(small, net)
+
+
+@pytest.mark.parametrize("frequency, ring", [(0.15, 0), (0.25, 1), (0.35, 2), (0.45, 3)])
+def test_a_wave_is_in_its_ring(frequency, ring):
+    "Four rings of equal width between 0.125 and 0.5 cycles per pixel"
+    wave = 100 + 80 * np.sin(2 * np.pi * frequency * np.arange(64))
+    image = np.broadcast_to(wave, (1, 64, 64)).astype(np.uint8)
+    assert evaluation.texture_features(image, rings=4).argmax() == ring

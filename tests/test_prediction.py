@@ -250,7 +250,7 @@ def test_a_loop_without_end_is_stopped(tmp_path):
 
 
 @pytest.mark.parametrize("write, told", [
-    (lambda path: path.mkdir(), "is a folder, no file; give an .onnx file in it"),
+    (lambda path: path.mkdir(), "holds no models/slim-int8.onnx; give a run with its models, or an ONNX file"),
     (lambda path: None, "is missing"),
     (lambda path: path.write_bytes(b"junk\njunk"), "no ONNX file"),
     (lambda path: path.write_bytes(b""), "x."),

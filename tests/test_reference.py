@@ -125,6 +125,8 @@ def test_readme_states_the_numbers_that_were_measured():
     tables = ["rivals", "architectures", "slimming", "results", "speed", "survives"]
     assert [found[2] for found in readme.MARKERS.finditer(text)] == tables
     assert text == readme.with_results(text), "run `make readme`"
+    speed = (REFERENCE.parents[1] / "bench/results.md").read_text(encoding="utf-8")
+    assert speed == readme.benchmarks_in_full(), "run `make readme`"
 
 
 def test_cards_are_those_of_the_run(run):

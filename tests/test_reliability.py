@@ -18,6 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and look
 
 KILLS, FAILURES, CUTS = 30, 30, 8  # in `make test-hard`
 LIMIT = 600  # seconds of real time that a run may take on a busy machine
+STAGES = (
+    "original", "masked", "compacted", "slim", "slim-int8", "predictions", "evaluate", "shortcuts", "sensitivity",
+    "amounts",
+)  # fmt: skip
 
 
 def undisturbed(attempt, folder: Path) -> tuple[Path, list[str], float]:
@@ -48,10 +52,17 @@ def goes_on(attempt, folder: Path, quiet: Path, aside: Sequence[str] = ()) -> No
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-def killed(attempt, folder: Path, quiet: Path, seconds: float, rng: random.Random) -> int:
-    "Killed up to three times, each time a random moment after its start; then it is let go on. How often it was killed"
-    kills, wanted = 0, rng.randint(1, 3)
-    while kills < wanted:
+def under_way(folder: Path) -> str:
+    "The stage that a killed run was at"
+    info = folder / "run.json"
+    done = json.loads(info.read_text(encoding="utf-8"))["stages"] if info.exists() else {}
+    return next((name for name in STAGES if name not in done), "end")
+
+
+def killed(attempt, folder: Path, quiet: Path, seconds: float, rng: random.Random) -> list[str]:
+    "Killed up to three times, each time a random moment after its start; then let go on. The stages it was killed in"
+    kills, wanted = [], rng.randint(1, 3)
+    while len(kills) < wanted:
         ended = attempt([folder], folder.parent, call="tiny:run", kill_after=rng.uniform(0, seconds), limit=LIMIT)
         if ended.code == 0 and kills:
             break
@@ -60,7 +71,7 @@ def killed(attempt, folder: Path, quiet: Path, seconds: float, rng: random.Rando
             seconds /= 2
             continue
         assert ended.code == -9, ended.err
-        kills += 1
+        kills.append(under_way(folder))
     goes_on(attempt, folder, quiet)
     return kills
 
@@ -100,7 +111,10 @@ def test_the_power_goes_while_training(attempt, trainings, tmp_path):
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_at_any_moment(seed, attempt, whole, tmp_path, record_property):
     quiet, _, seconds = whole
-    record_property("kills", killed(attempt, tmp_path / "run", quiet, seconds, random.Random(100 + seed)))
+    kills = killed(attempt, tmp_path / "run", quiet, seconds, random.Random(100 + seed))
+    record_property("kills", len(kills))
+    for stage in kills:
+        record_property(f"in {stage}", 1)
 
 
 @pytest.mark.hard

@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import prune
+from torch.utils.flop_counter import FlopCounterMode
 
-from pneumoprune.alexnet import copy_network
+from pneumoprune.alexnet import copy_network, count_macs
 from pneumoprune.channels import CompactionError
 from pneumoprune.compaction import compact, restore
+from pneumoprune.graph import channel_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -353,3 +355,52 @@ class Attribute(nn.Module):
 def test_a_plain_tensor_as_an_attribute():
     model, x = masked(Attribute(), "b"), torch.randn(3, 3, 8, 8)
     torch.testing.assert_close(compact(model, x)(x), model(x))
+
+
+# --- what is found without running the network: shapes, and what is counted
+
+
+class Everywhere(nn.Module):
+    "Operations that treat each input by itself, and the same operations across inputs"
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 4, 2, 2)
+        self.pool, self.norm, self.pad = nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ZeroPad2d(1)
+        self.last, self.scale = nn.Linear(4, 5), nn.Parameter(torch.ones(2, 1, 1, 1))
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu()
+        rows = self.pad(x[:, 0, 0])  # pads the axis of the batch as well
+        x = torch.cat([x, self.up(self.pool(x)) > 0], dim=1)
+        x = torch.cat([x, x.abs_(), torch.maximum(x, x * self.scale)])  # along the batch
+        x = F.pad(x, [0, 1, 0, 0, 0, 0, 1, 0]) + F.interpolate(x, scale_factor=2)[:1, :, :4, :5].double()
+        best, where = F.max_pool2d(x, 2, return_indices=True)
+        flat = self.last(torch.where(best > 0, best, -best).mean(3).transpose(1, 2)[..., :4])
+        return flat, where, self.conv(x[0, :3]), torch.nn.functional.softplus(flat[0, 0]), rows
+
+
+def test_shapes_and_types_are_those_of_a_run():
+    for network, size in ((Everywhere(), 8), (torchvision.models.googlenet(init_weights=False), 64)):
+        x = torch.randn(2, 3, size, size).double()
+        graph = channel_graph(network.double(), x).graph
+        found = {node.name: node.meta.get("tensor_meta") for node in graph.nodes}
+
+        class Comparing(fx.Interpreter):
+            def run_node(self, n, expected=found):
+                result = super().run_node(n)
+                if isinstance(result, torch.Tensor) and n.op != "output":
+                    assert (expected[n.name].shape, expected[n.name].dtype) == (result.shape, result.dtype), n
+                return result
+
+        with torch.no_grad():
+            Comparing(fx.GraphModule(network, graph)).run(x)
+
+
+def test_macs_are_half_of_the_flops_that_torch_counts():
+    parts = nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(6, 8, 2), nn.Flatten(2), nn.Linear(49, 16)
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    for model in (nn.Sequential(*parts), nn.Sequential(*parts, encoder)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(torch.zeros(2, 4, 8, 8))
+        assert 2 * count_macs(model, (2, 4, 8, 8)) == counter.get_total_flops() > 0
