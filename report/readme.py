@@ -279,8 +279,8 @@ def survives(path: Path = ROOT / "tests/survives.json") -> str:
     hard = record["hard"]["found"]
     told = {  # what a test does to a run, and the expression that selects it
         "killed_at_any_moment": (
-            "killed up to three times, {kills:.0f} times in all, at random moments", "any_moment and killed"),
-        "killed_in_each_stage": ("killed once, in each of the ten stages", "each_stage"),
+            "killed up to three times, {kills:.0f} times in all, at random moments", "killed_at"),
+        "killed_in_each_stage": ("killed once, in each of the ten stages", "killed_in"),
         "the_power_goes_at_any_moment": ("the power fails, and what was not synced is lost", "power"),
         "any_file_operation_fails": (
             "a file operation fails, and all after it: one line, exit code 2", "operation"),
