@@ -135,8 +135,9 @@ def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
 
 TRIED = (
     "tried and not kept: weights in blocks that fit the cache (no faster than 256 rows at once), float32 products with "
-    "oneDNN's bf16 (they save both casts, and cost as much), huge pages (no faster), `torch.compile` of clipping, "
-    "AdamW and cast (faster, but it needs a C++ compiler and time to compile)"
+    "oneDNN's bf16 (they save both casts, and cost as much), huge pages (no faster), windows of 13 x 13 maps "
+    "laid out (slower; at 9 x 9 and below it pays), `torch.compile` of clipping, AdamW and cast (faster, but it needs "
+    "a C++ compiler and time to compile)"
 )
 MEMORY = (
     "the optimiser's part holds what forward and backward had before, the gradients of both large linear layers and "

@@ -1484,6 +1484,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'pneumoprune.training._keep_memory': ('training.html#_keep_memory', 'pneumoprune/training.py'),
                                       'pneumoprune.training._lay_out': ('training.html#_lay_out', 'pneumoprune/training.py'),
                                       'pneumoprune.training._loss': ('training.html#_loss', 'pneumoprune/training.py'),
+                                      'pneumoprune.training._method': ('training.html#_method', 'pneumoprune/training.py'),
                                       'pneumoprune.training._multiply': ('training.html#_multiply', 'pneumoprune/training.py'),
                                       'pneumoprune.training._multiply_out': ('training.html#_multiply_out', 'pneumoprune/training.py'),
                                       'pneumoprune.training._noise_tape': ('training.html#_noise_tape', 'pneumoprune/training.py'),

@@ -649,7 +649,7 @@ def _keep_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_MALLOPT["mmap max"], 65536)
         libc.malloc_trim(0)
 
-# %% ../nbs/12_training.ipynb #d05e23f3
+# %% ../nbs/12_training.ipynb #53a71cfa
 def _autocast_type(x: torch.Tensor) -> torch.dtype:
     "In which numbers a CPU multiplies `x` where this is asked"
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -658,7 +658,11 @@ def _autocast_type(x: torch.Tensor) -> torch.dtype:
 def _in_blocks(x: torch.Tensor, side: int) -> torch.Tensor:
     "(N, 1, H, W) to (N, side², H / side, W / side): the pixels of each block as channels, the fastest index in memory"
     n, _, height, width = x.shape
-    blocks = x.reshape(n, height // side, side, width // side, side).transpose(2, 3)
+    shape = n, height // side, side, width // side, -1
+    if side * x.element_size() == 8 and not x.requires_grad:  # the row of a block moves as one number
+        blocks = x.contiguous().view(torch.int64).reshape(shape).transpose(2, 3).contiguous().view(x.dtype)
+    else:
+        blocks = x.reshape(shape).transpose(2, 3)
     return blocks.reshape(n, height // side, width // side, side * side).permute(0, 3, 1, 2)
 
 
@@ -672,7 +676,7 @@ def _convolve_equal_planes(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     planes = F.pad(x[:, :1].to(_autocast_type(x)), (pad, end, pad, end))
     return F.conv2d(_in_blocks(planes, stride), _in_blocks(weight, stride), conv.bias)
 
-# %% ../nbs/12_training.ipynb #7b25a844
+# %% ../nbs/12_training.ipynb #3b9b7616
 def _standardise_once(layer: Standardise, images: torch.Tensor) -> torch.Tensor:
     "What the layer computes, its planes one in memory"
     centred = images - images.mean((1, 2, 3), keepdim=True)
@@ -685,15 +689,15 @@ def _convolve(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return _convolve_equal_planes(conv, x) if equal else type(conv).forward(conv, x)
 
 
-def _is_plain(conv: nn.Module) -> bool:
-    "A convolution with square windows, as `_convolve_equal_planes` takes it"
-    if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+def _is_plain(conv: nn.Conv2d) -> bool:
+    "Whether its windows are square, one kernel apart at most"
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         return False
     square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.padding))
     return square and conv.groups == 1 and conv.dilation == (1, 1) and conv.kernel_size >= conv.stride
 
-# %% ../nbs/12_training.ipynb #6cd64575
-_NARROW, _SMALL = 13, 3  # sides of a map and of a kernel in pixels, up to which laying out was measured to pay
+# %% ../nbs/12_training.ipynb #5c95cba1
+_NARROW, _SMALL = 9, 3  # sides of a map and of a kernel in pixels, up to which laying out was measured to pay
 
 
 def _lay_out(x: torch.Tensor, conv: nn.Conv2d, size: torch.Size) -> torch.Tensor:
@@ -730,12 +734,12 @@ class _Convolution(torch.autograd.Function):
 def _convolve_narrow(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     width = (x.shape[-1] + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
     if x.ndim != 4 or width > _NARROW or conv.kernel_size[0] > _SMALL:
-        return type(conv).forward(conv, x)
+        return nn.Conv2d.forward(conv, x)
     kind = _autocast_type(x)
     bias = None if conv.bias is None else conv.bias.to(kind)
     return _Convolution.apply(x.to(kind), conv.weight.to(kind), bias, conv)
 
-# %% ../nbs/12_training.ipynb #87da6a97
+# %% ../nbs/12_training.ipynb #126fbfaa
 class _Linear(torch.autograd.Function):
     "`F.linear` for (N, inputs), with `copy` for the weight; `keep` takes both factors of the weight's gradient"
 
@@ -757,7 +761,7 @@ class _Linear(torch.autograd.Function):
 def _multiply(factored: dict[torch.Tensor, _Factored], layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     "A linear layer; the gradient of a weight that is `factored` stays so"
     if x.ndim != 2:
-        return type(layer).forward(layer, x)
+        return nn.Linear.forward(layer, x)
     kind, weight = _autocast_type(x), layer.weight
     known = factored.get(weight)
     copied, keep = (known.cast(kind), known.keep) if known else (weight.detach().to(kind), _multiply_out)
@@ -800,37 +804,51 @@ def _pool_average(layer: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
     flat = x.permute(0, 2, 3, 1).flatten(1, 2)
     return (_shares(x.shape[-2:], size).to(x.dtype) @ flat).unflatten(1, size).permute(0, 3, 1, 2)
 
-# %% ../nbs/12_training.ipynb #8e60ae4c
+# %% ../nbs/12_training.ipynb #e327e62d
 def _is_fine(dropout: nn.Dropout) -> bool:
     return 0 < dropout.p < 1 and float(256 * dropout.p).is_integer()
 
 
 _WAYS: dict[type, Callable] = {  # layer -> how it computes meanwhile
     nn.Conv2d: _convolve_narrow, nn.Dropout: _drop, nn.Sequential: _pool_first, nn.AdaptiveAvgPool2d: _pool_average,
+    nn.Linear: _multiply,
 }  # fmt: skip
 _FITS: dict[type, Callable[[Any], bool]] = {nn.Conv2d: _is_plain, nn.Dropout: _is_fine}  # the others always
 
 
-def _replacements(model: nn.Module, factored: dict[torch.Tensor, _Factored]) -> dict[nn.Module, Callable]:
-    "Layers, and how they compute meanwhile"
-    ways = _WAYS | {nn.Linear: partial(_multiply, factored)}
-    layers = [layer for layer in model.modules() if not any(True for _ in layer.children())]
-    pairs = [pair for pair in zip(layers, layers[1:]) if isinstance(pair[0], Standardise) and _is_plain(pair[1])]
-    found = {layer: way for pair in pairs for layer, way in zip(pair, (_standardise_once, _convolve))}
-    for layer in model.modules():
-        kind = type(layer)
-        if kind in ways and layer not in found and _FITS.get(kind, lambda _: True)(layer):
-            found[layer] = ways[kind]
-    return {layer: way for layer, way in found.items() if "forward" not in vars(layer)}
+def _method(layer: nn.Module) -> tuple[type, str] | None:
+    "A layer of `_WAYS` that fits, and the method of this layer that computes it"
+    plain = getattr(getattr(type(layer), "plain", None), "__code__", None)  # of a layer of compaction
+    for kind in type(layer).__mro__:
+        name = "forward" if kind is type(layer) else "plain"
+        if kind in _WAYS and (name == "forward" or plain is kind.forward.__code__):
+            return (kind, name) if name not in vars(layer) and _FITS.get(kind, lambda _: True)(layer) else None
+    return None
 
-
+# %% ../nbs/12_training.ipynb #0d7d30e8
 def _factored(model: nn.Module) -> dict[torch.Tensor, _Factored]:
     "The weights of linear layers, but for those that are computed, as masked ones are, or that somebody watches"
-    weights = [layer.weight for layer in model.modules() if type(layer) is nn.Linear]
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _method(layer)]
+    weights = [layer.weight for layer in linear]
     watched = lambda p: p._backward_hooks or p._post_accumulate_grad_hooks
     return {p: _Factored(p) for p in weights if p.is_leaf and p.requires_grad and not watched(p)}
 
 
+def _replacements(model: nn.Module, factored: dict[torch.Tensor, _Factored]) -> dict[tuple[nn.Module, str], Callable]:
+    "Layers with the name of a method, and what computes it meanwhile"
+    ways = _WAYS | {nn.Linear: partial(_multiply, factored)}
+    known = [(layer, _method(layer)) for layer in model.modules()]
+    found: dict[tuple[nn.Module, str], Callable] = {(layer, m[1]): ways[m[0]] for layer, m in known if m}
+    leaves = [pair for pair in known if not any(True for _ in pair[0].children())]
+    for (layer, _), (conv, method) in zip(leaves, leaves[1:]):
+        if type(layer) is not Standardise or method is None or method[0] is not nn.Conv2d:
+            continue
+        if getattr(conv, "place", None) is None and not any("forward" in vars(m) for m in (layer, conv)):
+            found.pop((conv, method[1]))
+            found |= {(layer, "forward"): _standardise_once, (conv, "forward"): _convolve}
+    return found
+
+# %% ../nbs/12_training.ipynb #e0daf532
 @contextmanager
 def _suited_to_cpu(model: nn.Module, accelerator: Accelerator, optimizer: _AdamW) -> Iterator[None]:
     "Layers compute in other ways meanwhile, where that pays; no parameter changes its place"
@@ -838,14 +856,14 @@ def _suited_to_cpu(model: nn.Module, accelerator: Accelerator, optimizer: _AdamW
     if pays and accelerator.num_processes == 1:  # several would have to add up what is not multiplied out
         optimizer.factored = _factored(model)
     changed = _replacements(model, optimizer.factored) if pays else {}
-    for layer, way in changed.items():
-        layer.forward = partial(way, layer)
+    for (layer, name), way in changed.items():
+        setattr(layer, name, partial(way, layer))
     try:
         yield
     finally:
         optimizer.factored = {}
-        for layer in changed:
-            vars(layer).pop("forward")
+        for layer, name in changed:
+            vars(layer).pop(name)
 
 # %% ../nbs/12_training.ipynb #e346b069
 def _clip(optimizer: _AdamW, clip: float) -> None:

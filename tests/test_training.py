@@ -8,15 +8,21 @@ import pickle
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
-from pneumoprune.alexnet import narrow_alexnet
+from pneumoprune import training
+from pneumoprune.alexnet import Standardise, narrow_alexnet
+from pneumoprune.compaction import compact
 from pneumoprune.core import PneumopruneError
+from pneumoprune.cut import WiredConv2d, WiredLinear
+from pneumoprune.pruning import apply_recipe
 from pneumoprune.synthetic import phantoms
 from pneumoprune.training import TrainSettings, fit
 
@@ -138,3 +144,48 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
         train(tmp_path / "finished", 2)
     with pytest.raises(PneumopruneError, match="holds a training already"):
         train(tmp_path / "finished", 1, resume=False)
+
+
+def gradients(net, images, precision):
+    "Logits and gradients, in float32, of the layers as they are (no) or in the ways that suit a CPU (bf16)"
+    one_cpu = SimpleNamespace(device=torch.device("cpu"), mixed_precision=precision, num_processes=1)
+    optimizer = training._optimizer(net, TrainSettings())
+    with training._suited_to_cpu(net, one_cpu, optimizer):
+        net.zero_grad()
+        logits = net(images)
+        logits.square().sum().backward()
+        for factored in optimizer.factored.values():
+            factored.multiply_out()
+    assert not any({"forward", "plain"} & vars(layer).keys() for layer in net.modules())
+    return [logits.detach(), *(p.grad.clone() for p in net.parameters())], len(training._factored(net))
+
+
+class Twice(nn.Conv2d):
+    "Derives from a layer, and computes something else"
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def placed():
+    "A first layer whose outputs stand among constant ones"
+    conv = WiredConv2d(3, 4, 3, place=torch.tensor([4, 0, 1, 2, 3]), fill=torch.tensor([0.5]))
+    return nn.Sequential(Standardise(3), conv, nn.Flatten(), nn.Linear(5 * 62 * 62, 2))
+
+
+def wired():
+    net = narrow_alexnet((16, 24, 24, 24, 16), (40, 40), dropout=0.0, seed=0)
+    small = compact(apply_recipe(apply_recipe(net)), torch.rand(4, 1, 64, 64) * 255)
+    assert {WiredConv2d, WiredLinear} <= {type(layer) for layer in small.modules()}
+    return small
+
+
+@pytest.mark.parametrize("make", [
+    wired, placed, lambda: nn.Sequential(Standardise(3), Twice(3, 4, 3), nn.Flatten(), nn.Linear(4 * 62 * 62, 2))])
+def test_layers_compute_the_same_in_the_ways_of_a_cpu(make):
+    torch.manual_seed(0)
+    net, images = make().train(), torch.rand(4, 1, 64, 64) * 255
+    (as_it_is, _), (suited, factored) = gradients(net, images, "no"), gradients(net, images, "bf16")
+    for a, b in zip(as_it_is, suited):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+    assert factored == sum(isinstance(layer, nn.Linear) for layer in net.modules())  # wired ones, too
