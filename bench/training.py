@@ -122,6 +122,21 @@ class Fit:
         pause = training._pause(self.settings)
         return [float(part.mean()) for part in np.split(spent[: len(spent) // pause * pause], len(spent) // pause)]
 
+    def moved(self) -> list[float]:
+        "Milliseconds, inside the optimiser's part, of what backward and forward had before; made apart, ten times"
+        found = []
+        for _ in range(10):
+            start = time.perf_counter()
+            for known in self.state.optimizer.factored.values():
+                weight = known.weight.detach()
+                grads, inputs = (torch.ones(BATCH, n, dtype=torch.bfloat16) for n in weight.shape)
+                by_rows = (t.split(training._ROWS) for t in (grads.T.contiguous(), weight, known.copy))
+                for part, w, copied in zip(*by_rows):
+                    (part @ inputs).float()
+                    copied.copy_(w)
+            found.append(1000 * (time.perf_counter() - start))
+        return found[1:]
+
 
 def rate(steps: Iterator[int], kept: bool) -> Callable[[], float]:
     "Images per second of the next steps; `kept`: glibc keeps memory, as `fit` has it"
@@ -139,9 +154,10 @@ TRIED = (
     "laid out (slower; at 9 x 9 and below it pays), `torch.compile` of clipping, AdamW and cast (faster, but it needs "
     "a C++ compiler and time to compile)"
 )
-MEMORY = (
-    "the optimiser's part holds what forward and backward had before, the gradients of both large linear layers and "
-    "the bf16 copies of their weights; AdamW takes a root and two divisions for each of 57 M weights; " + TRIED
+MOVED = "gradients of the linear layers and bf16 copies of their weights"
+OPTIMISER = (
+    f"the optimiser's part holds {MOVED} (next row), which backward and forward had before; AdamW takes a root and two "
+    "divisions for each of 57 M weights"
 )
 
 
@@ -167,7 +183,9 @@ def compared(ours: Fit, folder: Path) -> Iterator[Row]:
         kind = "`fit`" if kind == "fit" else loop
         yield row(f"training at {side} px: {kind}", [turn[name] for turn in turns], "images/s")
     yield row(f"training at {FULL} px: {FIXED}", ours.fixed(FULL), "ms", most=50,
-              why=f"{ours.milliseconds(FULL)}; {MEMORY}")
+              why=f"{ours.milliseconds(FULL)}; {OPTIMISER}; {TRIED}")
+    with training._keep_memory(torch.device("cpu")):
+        yield row(f"training at {FULL} px: of these, {MOVED}", ours.moved(), "ms")
 
 
 def measure(data: Path | None) -> Iterator[Row]:
