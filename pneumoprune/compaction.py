@@ -505,7 +505,7 @@ def _to_be_cut(model: nn.Module) -> Any:
     return copy_network(model, shared).eval()
 
 
-def _double_of(model: nn.Module) -> Any:
+def _twin(model: nn.Module) -> Any:
     "Another network with the same tensors: what `forward` notes in its modules while it is traced is thrown away"
     return copy_network(model, (*model.parameters(), *model.buffers()))
 
@@ -535,7 +535,7 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bo
     batches, expected_native = _tried(result, like, example, smaller)  # with its masks still in place
     native = [_native(like, batch) for batch in batches]
     _refuse_nan(_materialise(result))
-    with _exact_numbers(_double_of(result)) as exact:
+    with _exact_numbers(_twin(result)) as exact:
         batches, expected, macs_before = _expected(exact, batches)
         _refuse_nan_answers(expected[0], expected_native[0])
         found = _graph_of(exact, batches[0], strict)
