@@ -474,7 +474,7 @@ def _from_first(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
         raise made
     return made
 
-# %% ../nbs/12_training.ipynb #7c51fbee
+# %% ../nbs/12_training.ipynb #250fff52
 def _multiply_out(grads: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return grads.T.contiguous() @ inputs
 
@@ -502,7 +502,7 @@ class _Factored:
 
     def multiply_out(self) -> None:
         "Add the product to the weight's gradient"
-        product = _multiply_out(*self.factors())
+        product = _multiply_out(*self.factors()).to(self.weight.dtype)
         self.weight.grad = product if self.weight.grad is None else self.weight.grad + product
         self.pairs.clear()
 
