@@ -444,6 +444,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'pneumoprune.compaction._warn_of_unused': ( 'compaction.html#_warn_of_unused',
                                                                                     'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction._write_back': ('compaction.html#_write_back', 'pneumoprune/compaction.py'),
+                                        'pneumoprune.compaction._zeros': ('compaction.html#_zeros', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction.compact': ('compaction.html#compact', 'pneumoprune/compaction.py'),
                                         'pneumoprune.compaction.restore': ('compaction.html#restore', 'pneumoprune/compaction.py')},
             'pneumoprune.core': { 'pneumoprune.core.MissingExtra': ('core.html#missingextra', 'pneumoprune/core.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReport', 'compact_file']
 
-# %% ../nbs/19_checkpoints.ipynb #9bf9b405
+# %% ../nbs/19_checkpoints.ipynb #6a9c8070
 import difflib
 import importlib
 import inspect
@@ -18,7 +18,7 @@ import sys
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -491,13 +491,15 @@ def _try(model: nn.Module, example: Any, arch: str) -> None:
 
 _LOOSELY = "or, since a file holds no code, pass strict=False and read the file into a network of the same code"
 
-# %% ../nbs/19_checkpoints.ipynb #8f183ec0
-def _warn_of_nothing(model: nn.Module, path: str | os.PathLike) -> None:
+# %% ../nbs/19_checkpoints.ipynb #e0573cce
+def _warn_of_nothing(model: nn.Module, path: str | os.PathLike, stayed: Sequence[str] = ()) -> None:
     "Warn that a network has kept all its channels, and say what its weights look like"
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / max(1, sum(weight.numel() for weight in weights))
     found = "none of its weights is zero. Was it saved before it was pruned?"
-    if zeros:
+    if stayed:
+        found = f"channels of zeros had to stay in {', '.join(stayed)}, as outputs or beside what is taken whole"
+    elif zeros:
         found = f"{zeros:.1%} of its weights are zero, but fill no channel: prune channels, as prune.ln_structured does"
     warnings.warn(f"nothing was removed from {path}: {found}", stacklevel=3)
 
@@ -521,7 +523,7 @@ class FileReport(CompactionReport):
         layers = self.layers.reset_index().to_dict("records")
         return {name: getattr(self, name) for name in names.split()} | {"layers": layers}
 
-# %% ../nbs/19_checkpoints.ipynb #8cf4f057
+# %% ../nbs/19_checkpoints.ipynb #30ec611c
 def compact_file(
     path: str | os.PathLike,  # checkpoint of a pruned network, masks or zeros in it: .pt, .pth or .safetensors
     arch: str,  # torchvision's name, `timm:NAME` or `package.module:factory`; the outputs of the first two are counted
@@ -551,7 +553,7 @@ def compact_file(
     small: Any = compact(model, example, strict=strict)
     report = FileReport(**vars(small.report), output=str(output))
     if not report.details:
-        _warn_of_nothing(model, path)
+        _warn_of_nothing(model, path, report.zeros)
     with atomic_path(Path(onnx)) if onnx is not None else nullcontext() as draft:
         if draft is not None:
             tell("exporting to ONNX, and running ONNX Runtime")

@@ -244,10 +244,14 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/17_compaction.ipynb #372025ee
+# %% ../nbs/17_compaction.ipynb #3483d7fd
 _NOTHING = (
     "nothing to cut: no channel is masked, or zero, throughout. compact needs masks on whole channels, as "
     "prune.ln_structured and prune.random_structured make them"
+)
+_STAYED = (
+    "nothing was cut: channels of zeros had to stay in {}. They are outputs of the network itself, or meet what is "
+    "taken whole: an operation without a rule, or a module that was not traced"
 )
 
 
@@ -266,6 +270,7 @@ class CompactionReport:
     kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
     added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
     constants: tuple[str, ...]  # modules that hold constants, which the given network would go on training
+    zeros: tuple[str, ...]  # where nothing went: parameters with zeros for a whole channel, which had to stay
     example: tuple = field(repr=False)  # what the inputs look like: floating-point tensors without their values
 
     @property
@@ -291,7 +296,7 @@ class CompactionReport:
     def _went(self) -> str:
         "How many channels went, and from how many modules"
         if not self.details:
-            return _NOTHING
+            return _STAYED.format(", ".join(self.zeros)) if self.zeros else _NOTHING
         rows = self.layers[self.layers.kind.str.contains("Conv|Linear")]  # norms have the channels of these
         gone = rows.outputs_before - rows.outputs_after
         narrower = (gone > 0) | (rows.inputs_before > rows.inputs_after)
@@ -347,6 +352,17 @@ def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
         "added": {name: cut.added for name, cut in cuts.items() if cut.added},
         "constants": tuple(name for name, cut in cuts.items() if cut.added or "place" in cut.wiring),
     }
+
+# %% ../nbs/17_compaction.ipynb #c6aa004f
+def _zeros(model: nn.Module) -> tuple[str, ...]:
+    "Parameters that hold zeros for a whole output, or for a whole input"
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and parameter.numel():
+            used = (parameter.detach() != 0).flatten(1).any(1)
+            read = (parameter.detach() != 0).transpose(0, 1).flatten(1).any(1)
+            found += [] if used.all() and read.all() else [name]
+    return tuple(found)
 
 # %% ../nbs/17_compaction.ipynb #0a46f872
 _ONE_DICT = ", or, where forward takes a dictionary, wrap the network in a module whose forward takes its tensors"
@@ -526,7 +542,7 @@ def _expected(reference: nn.Module, batches: list[tuple]) -> tuple[list[tuple], 
                 pass
         return batches, *_run(_counted, reference, batches, *_DOUBLE)
 
-# %% ../nbs/17_compaction.ipynb #d302054c
+# %% ../nbs/17_compaction.ipynb #40071c26
 def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bool = True) -> Any:
     "The compacted network with its report; arguments as of `compact`, checked; is noise to be `smaller` than `inputs`?"
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -565,6 +581,7 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bo
         largest_output=_largest(expected),
         inputs_checked=sum(len(batch[0]) for batch in batches),
         **_notes(cuts),
+        zeros=() if count_parameters(result) < count_parameters(model) else _zeros(result),
         example=_each(lambda x: x.to("meta") if x.is_floating_point() else x, few),
     )
     return result

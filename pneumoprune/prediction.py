@@ -243,7 +243,7 @@ def predict_files(
             rows.append({"file": str(path), "error": str(error)})
     return rows
 
-# %% ../nbs/23_prediction.ipynb #5728a451
+# %% ../nbs/23_prediction.ipynb #35c0bde2
 _FOREIGN = "no chest X-ray as far as this network can tell, or one unlike those it was trained on"
 
 
@@ -254,7 +254,7 @@ def _line(row: dict) -> str:
         return one_line(row["error"]) if known else f"{shown(row['file'])}: {one_line(row['error'])}"
     tags = f"; its DICOM tags say {one_line(row['tags'])}" if "tags" in row else ""
     if row["decision"] is None:
-        return f"{shown(row['file'])}: {_FOREIGN} (distance {row['distance']:.1f} of the limit); no decision{tags}"
+        return f"{shown(row['file'])}: {_FOREIGN} (distance {row['distance']:.2f}, the limit is 1); no decision{tags}"
     warning = "" if row.get("in_domain", True) else f", forced: {_FOREIGN}"
     return (f"{shown(row['file'])}: probability of pneumonia {row['probability']:.3f}, {row['decision']} "
             f"(threshold {row['threshold']:.3f}{warning}){tags}")

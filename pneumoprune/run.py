@@ -208,12 +208,14 @@ def _with_keys(found: Any, keys: dict[str, type], path: Path, within: str) -> di
             raise PneumopruneError(f"{path}: {within} lacks {key!r}; restore the file or run the lab again")
     return found
 
-# %% ../nbs/07_run.ipynb #14b35473
+# %% ../nbs/07_run.ipynb #05c174d4
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
     "Read a run folder, and those of its other seeds; `PneumopruneError` names the file that is missing"
     folder = Path(folder)
+    if (folder / "run.json").exists() and not (folder / "summary.json").exists():
+        raise PneumopruneError(f"the run in {folder} is unfinished; give the command of the lab again, it goes on")
     info, summary = _checked(folder / "run.json", _RUN_KEYS), _checked(folder / "summary.json", {"models": dict})
     _with_keys(info["data"], _DATA_KEYS, folder / "run.json", "'data' in it")
     others = [Run(path, _checked(path / "run.json", {"settings": dict}), summary={}, **_tables(path, ("history",)))

@@ -1103,6 +1103,10 @@ def test_a_report_says_when_nothing_could_be_cut_and_how_large_the_outputs_are()
     assert 0 < report.largest_output < 100 and f"outputs go up to {report.largest_output:.3g}" in str(report)
     prune.ln_structured(model[2], "weight", 0.5, n=2, dim=1)
     assert "nothing to cut" not in str(compact(model, torch.randn(4, 6)).report)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    prune.ln_structured(encoder.layers[0].linear1, "weight", 0.5, n=2, dim=0)
+    kept = str(compact(encoder, torch.randn(2, 3, 8)).report)
+    assert "had to stay in layers.0.linear1.weight" in kept and "nothing to cut" not in kept
 
 
 def test_whole_numbers_as_inputs_have_their_remedy():
