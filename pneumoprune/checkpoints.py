@@ -157,7 +157,7 @@ def _bare(name: str) -> str:
     name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", _WRAPPER.sub("", name))
     return name.removesuffix("_orig")
 
-# %% ../nbs/19_checkpoints.ipynb #28385e90
+# %% ../nbs/19_checkpoints.ipynb #3b1be6f2
 _ANOTHER = "name the network that it belongs to with arch=NAME"  # what to do where weights and network differ
 _USUAL = ("", "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 
@@ -178,7 +178,10 @@ def _choose(path: str | os.PathLike, found: Any, expected: set[str], arch: str) 
             options.append(((count, not averaged, entry in _USUAL), f"{entry}: {prefix}", table, prefix))
     if not options:
         known = next((f"weights like {str(next(iter(table)))!r}" for _, table in _tables(found)), "no state_dict")
-        raise CompactionError(f"{path} holds {known}, no weights of {arch}; {_ANOTHER}")
+        held = [_bare(str(name)) for _, table in _tables(found) for name in table]
+        lacking = next((name for name in sorted(expected) if not any(had.endswith(name) for had in held)), None)
+        lacks = f" ({lacking!r} is missing)" if lacking and held else ""
+        raise CompactionError(f"{path} holds {known}, no weights of {arch}{lacks}; {_ANOTHER}")
     options.sort(key=lambda option: option[0], reverse=True)
     same = [where for rank, where, *_ in options if rank == options[0][0]]
     if len(same) > 1:
