@@ -69,6 +69,19 @@ def keep(part: str, result: dict[str, Any]) -> None:
     write_json(RESULTS, found)
 
 
+def keep_once(path: Path, measured: dict[str, Any]) -> None:
+    "Write what takes too long to be measured by every bench"
+    from pneumoprune.core import write_json
+
+    write_json(path, {"machine": machine()["cpu"]} | measured)
+
+
+def kept_once(path: Path) -> dict[str, Any] | None:
+    "What was kept, if that was on a processor like this one"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return kept if kept.get("machine") == machine()["cpu"] else None
+
+
 def told(found: Row) -> str:
     "A row as one line on the screen"
     goal = f"   goal {found['goal']}: {'reached' if found['reached'] else 'missed'}" if "goal" in found else ""

@@ -21,10 +21,11 @@ import time
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from common import HERE, Row, machine, row, run
+from common import HERE, Row, keep_once, kept_once, row, run
 
 COUNTS, SIDE, RESAMPLES = (1_000, 10_000, 100_000), 64, 200
 MILLION = HERE / "million.json"
@@ -129,10 +130,10 @@ def measure(data: Path | None) -> Iterator[Row]:
     for count in COUNTS:
         found[count] = grown(count)
         yield from rows(count, found[count])
-    if MILLION.exists() and (once := json.loads(MILLION.read_text(encoding="utf-8")))["machine"] == machine()["cpu"]:
+    if once := kept_once(MILLION):
         found[1_000_000] = once["found"]
         yield from rows(1_000_000, found[1_000_000])
-    for before, after in list(zip(found, list(found)[1:]))[1:]:  # a thousand images are mostly the start of the process
+    for before, after in list(pairwise(found))[1:]:  # a thousand images are mostly the start of the process
         yield growth(before, found[before], after, found[after])
 
 
@@ -144,8 +145,7 @@ if __name__ == "__main__":
     if options.analyse:
         print(json.dumps(analyse(options.analyse)))
     elif options.million:
-        text = json.dumps({"machine": machine()["cpu"], "found": grown(1_000_000)}, indent=2)
-        MILLION.write_text(text + "\n", encoding="utf-8")
-        print(text)
+        keep_once(MILLION, {"found": grown(1_000_000)})
+        print(MILLION.read_text(encoding="utf-8"))
     else:
         run(measure)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import HERE, Row, machine, row, run
+from common import HERE, Row, keep_once, kept_once, machine, row, run
 
 STAGES = HERE / "stages.json"
 GOALS = {"evaluate": 150, "slim-int8": 90}  # seconds
@@ -26,12 +26,11 @@ def keep_run(folder: Path) -> None:
         sys.exit(f"{folder} was not made on this processor with all its cores; make a run here, without other work")
     if told["settings"]["seeds"] != 1 or "evaluate" not in told["seconds"]:
         sys.exit(f"{folder} is no finished run of one seed; its stages would not be those that a user waits for")
-    text = json.dumps({"machine": mine["cpu"], "data": told["data"]["name"], "seconds": told["seconds"]}, indent=2)
-    STAGES.write_text(text + "\n", encoding="utf-8")
+    keep_once(STAGES, {"data": told["data"]["name"], "seconds": told["seconds"]})
 
 
 def measure(_: Path | None) -> Iterator[Row]:
-    if not STAGES.exists() or (kept := json.loads(STAGES.read_text(encoding="utf-8")))["machine"] != machine()["cpu"]:
+    if (kept := kept_once(STAGES)) is None:
         return
     seconds = kept["seconds"]
     shares = ", ".join(f"{name} {spent:.0f}" for name, spent in seconds.items())

@@ -494,16 +494,17 @@ def _try(model: nn.Module, example: Any, arch: str) -> None:
 
 _LOOSELY = "or, since a file holds no code, pass strict=False and read the file into a network of the same code"
 
-# %% ../nbs/19_checkpoints.ipynb #e0573cce
+# %% ../nbs/19_checkpoints.ipynb #9d4da851
 def _warn_of_nothing(model: nn.Module, path: str | os.PathLike, stayed: Sequence[str] = ()) -> None:
     "Warn that a network has kept all its channels, and say what its weights look like"
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    zeros = sum(int((weight == 0).sum()) for weight in weights) / max(1, sum(weight.numel() for weight in weights))
-    found = "none of its weights is zero. Was it saved before it was pruned?"
     if stayed:
         found = f"channels of zeros had to stay in {', '.join(stayed)}, as outputs or beside what is taken whole"
-    elif zeros:
-        found = f"{zeros:.1%} of its weights are zero, but fill no channel: prune channels, as prune.ln_structured does"
+    elif zeros := sum(int((weight == 0).sum()) for weight in weights):
+        share = zeros / sum(weight.numel() for weight in weights)
+        found = f"{share:.1%} of its weights are zero, but fill no channel: prune channels, as prune.ln_structured does"
+    else:
+        found = "none of its weights is zero. Was it saved before it was pruned?"
     warnings.warn(f"nothing was removed from {path}: {found}", stacklevel=3)
 
 # %% ../nbs/19_checkpoints.ipynb #0fc2670c

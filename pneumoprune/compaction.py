@@ -244,7 +244,7 @@ def _prove(
         )
     return gap, native_gap
 
-# %% ../nbs/17_compaction.ipynb #3483d7fd
+# %% ../nbs/17_compaction.ipynb #6626d96a
 _NOTHING = (
     "nothing to cut: no channel is masked, or zero, throughout. compact needs masks on whole channels, as "
     "prune.ln_structured and prune.random_structured make them"
@@ -254,7 +254,7 @@ _STAYED = (
     "taken whole: an operation without a rule, or a module that was not traced"
 )
 
-
+# %% ../nbs/17_compaction.ipynb #b182a50e
 @dataclass
 class CompactionReport:
     "What `compact` removed, and the proof that the function is the same"
@@ -353,15 +353,15 @@ def _notes(cuts: dict[str, _Cut]) -> dict[str, Any]:
         "constants": tuple(name for name, cut in cuts.items() if cut.added or "place" in cut.wiring),
     }
 
-# %% ../nbs/17_compaction.ipynb #c6aa004f
+# %% ../nbs/17_compaction.ipynb #7fabd8ad
 def _zeros(model: nn.Module) -> tuple[str, ...]:
     "Parameters that hold zeros for a whole output, or for a whole input"
     found = []
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and parameter.numel():
-            used = (parameter.detach() != 0).flatten(1).any(1)
-            read = (parameter.detach() != 0).transpose(0, 1).flatten(1).any(1)
-            found += [] if used.all() and read.all() else [name]
+            some = parameter.detach() != 0
+            whole = all(part.flatten(1).any(1).all() for part in (some, some.transpose(0, 1)))
+            found += [] if whole else [name]
     return tuple(found)
 
 # %% ../nbs/17_compaction.ipynb #0a46f872

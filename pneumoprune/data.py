@@ -1021,7 +1021,7 @@ def _check_classes(xrays: XRays, splits: Sequence[str] = ("train", "test")) -> N
                     f"{xrays.source} has no readable {name} images in {split}; both classes are needed there"
                 )
 
-# %% ../nbs/03_data.ipynb #f4f55ef7
+# %% ../nbs/03_data.ipynb #4dbf2d0b
 def _listed(failures: list[list[str]]) -> list[str]:
     "A line for each image that can't be read, or one for all that fail for the same reason where these are many"
     lines = []
@@ -1032,7 +1032,7 @@ def _listed(failures: list[list[str]]) -> list[str]:
     return lines
 
 
-def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
+def _xrays(images: np.ndarray, record: dict, source: str, tables: dict | None = None) -> XRays:
     "Images and record as one value"
     labels, patients, names, split = (np.array(record[name]) for name in ("labels", "patients", "names", "split"))
     columns = None
@@ -1042,7 +1042,7 @@ def _xrays(images: np.ndarray, record: dict, source: str) -> XRays:
     return XRays(
         images, labels, patients, names, split, source, record["fingerprint"],
         unreadable=tuple(name for name, _ in record["failures"]),
-        left_out=tuple(record["left_out"]), notes=tuple(record["notes"]), columns=columns,
+        left_out=tuple(record["left_out"]), notes=tuple(record["notes"]), columns=columns, tables=tables or {},
     )
 
 
@@ -1051,7 +1051,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(column.replace("", np.nan), errors="coerce")
     return column if numbers[column != ""].isna().any() or numbers.isna().all() else numbers
 
-# %% ../nbs/03_data.ipynb #d0df9572
+# %% ../nbs/03_data.ipynb #1459b4bd
 def _loaded(
     source: str | Path,
     size: int,
@@ -1088,7 +1088,7 @@ def _loaded(
         images, record = _decode_or_recall(key, open_source, size, folder, workers)
     except PermissionError as error:
         raise DataError(f"{error.filename or path} may not be read; ask for the right to, or give a copy") from error
-    xrays = replace(_xrays(images, record, path.name), tables=tables)
+    xrays = _xrays(images, record, path.name, tables)
     if xrays.unreadable and not skip_unreadable:
         raise DataError("\n".join([
             f"{_count(len(xrays.unreadable), 'image')} in {xrays.source} can't be read:",

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 import tiny
 
+from pneumoprune.lab import _LEAVES
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")
 
 KILLS, FAILURES, CUTS = 30, 30, 8  # in `make test-hard`
 LIMIT = 600  # seconds of real time that a run may take on a busy machine
-STAGES = (
-    "original", "masked", "compacted", "slim", "slim-int8", "predictions", "evaluate", "shortcuts", "sensitivity",
-    "amounts",
-)  # fmt: skip
+STAGES = tuple(_LEAVES)
 
 
 def undisturbed(attempt, folder: Path) -> tuple[Path, list[str], float]:
