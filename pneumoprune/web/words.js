@@ -16,7 +16,7 @@ export const words = {
     decided: ({ probability, decision, threshold }) =>
       `Probability of pneumonia ${share(probability)}, ${decision} (threshold ${share(threshold)}).`,
     refused: ({ distance }) =>
-      `No chest X-ray as far as this network can tell, or one unlike those it was trained on (distance ${distance.toFixed(1)} of the limit); no decision.`,
+      `No chest X-ray as far as this network can tell, or one unlike those it was trained on (distance ${distance.toFixed(2)}, the limit is 1); no decision.`,
     rows: { file: "File", pixels: "Picture, pixels", probability: "Probability of pneumonia", threshold: "Threshold",
       decision: "Decision", distance: "Guard: distance, in units of the limit", time: "Time of a prediction, ms" },
     none: "none",
@@ -50,7 +50,7 @@ export const words = {
     decided: ({ probability, decision, threshold }) =>
       `Вероятность пневмонии ${comma(share(probability))}, ${CLASSES[decision] ?? decision} (порог ${comma(share(threshold))}).`,
     refused: ({ distance }) =>
-      `Насколько сеть может судить, это не снимок грудной клетки или снимок, непохожий на обучающие (расстояние ${comma(distance.toFixed(1))} от предела); решения нет.`,
+      `Насколько сеть может судить, это не снимок грудной клетки или снимок, непохожий на обучающие (расстояние ${comma(distance.toFixed(2))}, предел — 1); решения нет.`,
     rows: { file: "Файл", pixels: "Снимок, пикселей", probability: "Вероятность пневмонии", threshold: "Порог",
       decision: "Решение", distance: "Сторож: расстояние в долях предела", time: "Время предсказания, мс" },
     none: "нет",
