@@ -231,7 +231,7 @@ def plural(
     form: dict[str, str] = dict(zip(names, forms))
     return f"{number(count, 0)} {form[Locale(_current).plural_form(count)]}"
 
-# %% ../nbs/08_phrases.ipynb #1db639de
+# %% ../nbs/08_phrases.ipynb #5b33954e
 _CLAUSES = {  # English, Russian
     "rises": ("rises by {} points", "повышается на {} п. п."),
     "falls": ("falls by {} points", "снижается на {} п. п."),
@@ -272,10 +272,10 @@ _CLAUSES = {  # English, Russian
                  "**Получено на фантомах.** Все результаты относятся к синтетическим изображениям."),
     "smoke": ("**A smoke run.** Its networks are narrow and hardly trained. It shows that all of it runs, and no more.",
               "**Пробный запуск.** Сети узкие и почти не обучены: он показывает лишь, что всё работает."),
-    "few patients": ("**Too few patients.** The smaller class has {}. With fewer than {}, an interval means nothing, "
-                     "and is as wide as can be.",
-                     "**Слишком мало пациентов.** В меньшем классе их {}. Если их меньше {}, интервал ни о чём не "
-                     "говорит и имеет наибольшую возможную ширину."),
+    "few patients": ("**Too few patients.** Patients of the smaller class: {}. With fewer than {}, an interval means "
+                     "nothing, and is as wide as can be.",
+                     "**Слишком мало пациентов.** Пациентов в меньшем классе: {}. Если их меньше {}, интервал ни о "
+                     "чём не говорит и имеет наибольшую возможную ширину."),
     "few seeds": ("**Too few trainings.** With fewer than {}, an interval over trainings means nothing, and is as wide "
                   "as can be.",
                   "**Слишком мало обучений.** Если их меньше {}, интервал по обучениям ни о чём не говорит и имеет "
