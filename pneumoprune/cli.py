@@ -209,7 +209,7 @@ def _tell_stages() -> None:
         log.addHandler(_Lines())
         log.setLevel(logging.INFO)
 
-# %% ../nbs/28_cli.ipynb #24406e85
+# %% ../nbs/28_cli.ipynb #59874de4
 @app.command()
 def lab(
     data: _Data = None,
@@ -238,11 +238,11 @@ def lab(
     json: _AsJson = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
+    columns, external_columns = _roles(column), _roles(external_column)
     _refuse_without(data, "--data", table=table, column=column)
     _refuse_without(external, "--external", external_table=external_table, external_column=external_column)
     if only_seed is not None and only_seed >= seeds:
         raise typer.BadParameter(f"--only-seed {only_seed}: the run has the seeds 0 to {seeds - 1}; give --seeds more")
-    columns, external_columns = _roles(column), _roles(external_column)
     _check_there(_SOURCE, data, external)
     _check_there("a CSV table of name and log_aspect", aspects)
     with _making(out, resume):
