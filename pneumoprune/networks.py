@@ -206,7 +206,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         raise ValueError(f"unknown argument {kind!r}")
     return readers[kind](content)
 
-# %% ../nbs/18_networks.ipynb #a3f33600
+# %% ../nbs/18_networks.ipynb #fbde83ad
 def _of_rnn(m: Any) -> dict:
     names = "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"
     extra = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(type(m), ())
@@ -230,6 +230,7 @@ _SETTINGS: dict[type, Callable[[Any], dict]] = {
     nn.AdaptiveLogSoftmaxWithLoss: lambda m: {"head_bias": m.head.bias is not None},
     FrozenBatchNorm2d: lambda m: {"num_features": len(m.weight)},
 }  # fmt: skip
+_STACKS = nn.TransformerEncoder, nn.TransformerDecoder
 
 # %% ../nbs/18_networks.ipynb #f5e7d478
 def _kind_of(module: nn.Module) -> type[nn.Module] | None:
@@ -242,7 +243,7 @@ def _kind_of(module: nn.Module) -> type[nn.Module] | None:
             return None
     return None
 
-# %% ../nbs/18_networks.ipynb #63a19749
+# %% ../nbs/18_networks.ipynb #54e7e101
 def _describe(module: nn.Module, name: str) -> dict:
     "A module as data: its class and the arguments of its constructor"
     kind = _kind_of(module)
@@ -263,15 +264,22 @@ def _describe(module: nn.Module, name: str) -> dict:
     if kind in _PLAIN:
         settings["width"] = settings.pop(arguments[0])
         settings["wiring"] = {key: len(buffer) for key in _WIRING if (buffer := getattr(module, key)) is not None}
+    if isinstance(module, _STACKS):
+        layers = [_describe(layer, f"{name}.layers.{key}") for key, layer in module.layers.named_children()]
+        settings |= {"layers": layers} if any(layer != layers[0] for layer in layers) else {}
     return {"kind": kind.__name__} | settings
 
-# %% ../nbs/18_networks.ipynb #0d10c06c
+# %% ../nbs/18_networks.ipynb #40ef7104
 def _build(description: dict) -> nn.Module:
     "A module without values, from its description"
-    settings = {key: _decode(value, {}) for key, value in description.items() if key not in ("kind", "wiring")}
+    apart = "kind", "wiring", "layers"
+    settings = {key: _decode(value, {}) for key, value in description.items() if key not in apart}
     for key, length in description.get("wiring", {}).items():
         settings[key] = torch.empty(length, dtype=torch.float32 if key == "fill" else torch.int64)
-    return _kinds()[description["kind"]](**settings)
+    module: Any = _kinds()[description["kind"]](**settings)
+    for i, layer in enumerate(description.get("layers", ())):
+        module.layers[i] = _build(layer)
+    return module
 
 # %% ../nbs/18_networks.ipynb #a53b4918
 def _settings_of(module: nn.Module) -> dict[str, Any]:

@@ -230,6 +230,23 @@ def test_a_mistake_is_told_in_words_of_the_command_line(tmp_path, monkeypatch):
         assert run(*command, "--size", 8).returncode == 0
 
 
+def test_a_network_whose_answer_no_longer_depends_on_its_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))\n"
+    Path("two_convolutions.py").write_text(code, encoding="utf-8")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 3))
+    torch.nn.utils.prune.ln_structured(net[1], "weight", 1.0, n=2, dim=1)
+    torch.save(net.state_dict(), "c.pt")
+    command = ("compact", "c.pt", "--arch", "two_convolutions:net", "-o", "o.safetensors", "--size", 8)
+    told = "the network's answer no longer depends on its input: nothing gets past module '1'"
+    with pytest.warns(UserWarning, match=told):
+        done, as_json = run(*command), run(*command, "--json")
+    assert done.returncode == 0 and told in done.stdout, done.stderr
+    report = json.loads(as_json.stdout)
+    assert report["constant_answer"] is True and report["dead_ends"] == ["module '1'"]
+
+
 def test_predict_stops_at_a_broken_image_or_names_it_and_goes_on(tmp_path):
     names = [image(tmp_path / "a.png"), tmp_path / "b.png", image(tmp_path / "c.png")]
     names[1].write_bytes(names[0].read_bytes()[:100])
