@@ -194,7 +194,7 @@ def _making(out: Path, resume: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #b3be3a7d
+# %% ../nbs/28_cli.ipynb #59cb68da
 class _Lines(logging.Handler):
     "What a chapter logs, as lines for the user"
 
@@ -208,6 +208,7 @@ def _tell_stages() -> None:
     if first_process() and not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
         log.setLevel(logging.INFO)
+        log.propagate = False  # a library that sets up logging for itself would tell each line again
 
 # %% ../nbs/28_cli.ipynb #59874de4
 @app.command()

@@ -1003,7 +1003,7 @@ def _sources(
     there = partial(_load_external, external, settings.size, table=external_table, columns=external_columns, **reading)
     return here, there
 
-# %% ../nbs/25_lab.ipynb #cfac6440
+# %% ../nbs/25_lab.ipynb #20dcbf5c
 @contextmanager
 def _calmly(lab: Lab):
     "Without the warnings that a smoke run cannot but give"
@@ -1023,6 +1023,9 @@ def _run_chain(lab: Lab) -> None:
         slimmed = lab.timed("slim", slim_stage, original, compacted)
         lab.timed("slim-int8", int8_stage, original, slimmed)
         lab.timed("predictions", predictions_stage)
+    if lab.run.seeds > 1:
+        seconds = sum(lab.info["seconds"].get(name, 0) for name in _leaves(1))
+        _log.info("training %d of %d is done, %.0f s in all", lab.number + 1, lab.run.seeds, seconds)
 
 
 def _conclude(lab: Lab) -> None:

@@ -236,8 +236,9 @@ def test_a_table_of_images_is_recorded_and_may_be_called_otherwise(tmp_path, set
 
 
 def test_each_stage_is_told_with_its_number_and_a_run_that_goes_on_with_what_is_there(
-    tmp_path, settings, chains, caplog
+    tmp_path, settings, chains, caplog, monkeypatch
 ):
+    monkeypatch.setattr(lab._log, "propagate", True)  # the command line, if it ran before, shows it by itself
     caplog.set_level("INFO", "pneumoprune.lab")
     chains.failing = {1}
     run: Any = lambda seeds: lab.run_lab(None, tmp_path, replace(settings, seeds=seeds), phantom_count=60)
