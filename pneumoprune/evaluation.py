@@ -175,7 +175,7 @@ def shift_aucs(
         raise EvaluationError(f"misleading has no score for {missing[0]} ({len(missing)} such images); give all")
     for split, part in val.groupby("split"):
         labels, scores = part["label"].to_numpy(), part[list(names)].to_numpy()
-        if misleading is None:  # of all networks at once: checking its arguments takes scikit-learn longer than the rest
+        if misleading is None:  # of all networks at once: what takes longest is that scikit-learn checks its arguments
             every = np.repeat(labels[:, None], len(names), axis=1)
             aucs[split] = np.atleast_1d(sk.roc_auc_score(every, scores, average=None))
         else:
