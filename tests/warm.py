@@ -85,7 +85,9 @@ def _tests(path: Path, place: Path) -> int:
     import pytest
 
     os.chdir(ROOT)
-    code = pytest.main([str(path), "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)])
+    options = ["-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins were loaded before pytest knew of them
+    code = pytest.main([str(path), *options])
     return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)  # all hard, or skipped
 
 
