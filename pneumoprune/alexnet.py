@@ -200,7 +200,7 @@ def _one_plane(conv: nn.Conv2d) -> nn.Conv2d:
             new.bias.copy_(conv.bias)
     return new.train(conv.training)
 
-# %% ../nbs/11_alexnet.ipynb #ca3000aa
+# %% ../nbs/11_alexnet.ipynb #93c6d2cb
 class _CopiesResults(TorchFunctionMode):
     "Lets `copy.deepcopy` copy a tensor that was computed by a forward pass: its value, without its history"
 
@@ -210,14 +210,26 @@ class _CopiesResults(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _copied(
+    model: nn.Module,
+    known: dict[int, torch.Tensor],  # tensors by their `id`, and what stands for them in the copy
+) -> Any:
+    "A deep copy with some tensors of its own choice"
+    with _CopiesResults():
+        copied = copy.deepcopy(model, known)
+    for old, new in zip(model.modules(), copied.modules()):
+        for name in old._modules.keys() & (vars(new).keys() - vars(old).keys()):
+            del vars(new)[name]  # the copy of a layer of a transformer's decoder hides its activation behind a ReLU
+    return copied
+
+
 def copy_network(
     model: nn.Module,  # any network, masked or not; left untouched
     shared: Iterable[torch.Tensor] = (),  # tensors that need no copy
 ) -> Any:  # a deep copy, masks included
     "A copy of a network, also in training with masks, where `copy.deepcopy` raises; `PneumopruneError` if it has none"
     try:
-        with _CopiesResults():
-            return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+        return _copied(model, {id(tensor): tensor for tensor in shared})
     except (TypeError, RuntimeError, pickle.PicklingError) as error:  # of a lock, a file, a loader with processes …
         raise PneumopruneError(f"the network cannot be copied ({error}); take off what is no part of it") from error
 

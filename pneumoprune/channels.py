@@ -61,9 +61,11 @@ def _by_channel(tensor: torch.Tensor, axes: tuple[int, ...]) -> np.ndarray:
     width = int(np.prod([tensor.shape[axis] for axis in axes]))
     return tensor.movedim(axes, tuple(range(len(axes)))).reshape(width, -1).numpy()
 
-# %% ../nbs/14_channels.ipynb #eb9213a9
+# %% ../nbs/14_channels.ipynb #0a21a7cb
 class Rule:
     "How an operation treats channels. This rule is the safe assumption: it takes all whole, and is kept whole"
+
+    fused = False  # may the module around it compute it in its own way, which knows plain layers only?
 
     def __init__(self, node: fx.Node, module: nn.Module | None = None):
         self.node: Any = node  # the hints of PyTorch know neither what a node calls nor what a module has
@@ -836,7 +838,7 @@ def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.nd
     among = stuck & present if (stuck & present).any() else stuck
     return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/14_channels.ipynb #92788e4b
+# %% ../nbs/14_channels.ipynb #d7e0fe24
 class _Weights(Cuttable):
     "The parameters of a convolution or linear layer, in one shape for all of them"
 
@@ -895,7 +897,8 @@ class _Weights(Cuttable):
     @property
     def carries(self) -> bool:
         "Is there no bias that could take what constants add?"
-        return self.padded or (self.module.bias is None and not getattr(self.module, "takes_bias", True))
+        takes_bias = getattr(self.module, "takes_bias", not self.fused)
+        return self.padded or (self.module.bias is None and not takes_bias)
 
 # %% ../nbs/14_channels.ipynb #d25cf55b
 @rule_for(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -507,7 +507,7 @@ def _warn_of_nothing(model: nn.Module, path: str | os.PathLike, stayed: Sequence
         found = "none of its weights is zero. Was it saved before it was pruned?"
     warnings.warn(f"nothing was removed from {path}: {found}", stacklevel=3)
 
-# %% ../nbs/19_checkpoints.ipynb #0fc2670c
+# %% ../nbs/19_checkpoints.ipynb #ead88535
 @dataclass
 class FileReport(CompactionReport):
     "What `compact_file` removed and wrote"
@@ -523,7 +523,7 @@ class FileReport(CompactionReport):
     def as_dict(self) -> dict[str, Any]:
         "The report as numbers and text, for JSON; pairs are before and after"
         names = "output onnx onnx_difference parameters macs mb difference native_difference largest_output"
-        names += " inputs_checked constants"
+        names += " inputs_checked channels constants constant_answer dead_ends"
         layers = self.layers.reset_index().to_dict("records")
         return {name: getattr(self, name) for name in names.split()} | {"layers": layers}
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/17_compaction.ipynb #48a61ea0
-import copy
+# %% ../nbs/17_compaction.ipynb #c2afcb57
+import html
 import inspect
 import math
 import warnings
@@ -27,10 +27,10 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_map_only
 
-from .alexnet import _hooked, _Macs, _materialise, copy_network, count_parameters, size_mb
-from .channels import CompactionError, _own
+from .alexnet import _copied, _hooked, _Macs, _materialise, copy_network, count_parameters, size_mb
+from .channels import CompactionError, Layer, _own
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _cuts, _plan, _with_new_numbers
-from .graph import ChannelGraph, _evaluating, _in_double, _refuse_wrapped, channel_graph
+from .graph import ChannelGraph, _dead_ends, _evaluating, _in_double, _refuse_wrapped, channel_graph
 
 # %% ../nbs/17_compaction.ipynb #a0b08999
 def _tensors(answer: Any, name: str = "output") -> dict[str, torch.Tensor]:
@@ -184,37 +184,51 @@ def _refuse_nan_answers(exact: dict[str, torch.Tensor], native: dict[str, torch.
                 "float64: give an example_input of usual values, or a network in float32"
             )
 
-# %% ../nbs/17_compaction.ipynb #64bb08e7
+# %% ../nbs/17_compaction.ipynb #dd03c837
 class ProofWarning(UserWarning):
     "The networks agree, but that says less than usual: the message tells why, and what to do"
 
 
-def _scores(answers: _Answers) -> torch.Tensor:
-    "The first answer to all inputs, a row each"
-    rows = [_flat(next(iter(batch.values()))) for batch in answers]
-    return torch.cat([row for row in rows if row.shape[1] == rows[-1].shape[1]])
+def _varies(answers: _Answers) -> float:
+    "By how much answers differ from input to input, as a part of the largest: of the output where that is most"
+    parts = [0.0]
+    for name, last in answers[-1].items():
+        rows = [_flat(batch[name]) for batch in answers]
+        scores = torch.cat([row for row in rows if row.shape[1] == rows[-1].shape[1]])
+        if last.numel() and not (scores == scores[:1]).all():
+            parts.append(float((scores - scores[:1]).abs().max() / scores.abs().max()))
+    return max(parts, key=lambda part: math.inf if math.isnan(part) else part)  # noise may make answers infinite
+
+# %% ../nbs/17_compaction.ipynb #44e726f2
+_ALIKE = 1e-12  # of the largest answer: rounding, where an answer is the same for all inputs
+_HARDLY = 1e-3  # of answers that vary by less, a difference allowed may hide a hundredth
 
 
-_HARDLY = 1e-3  # of the largest answer: of answers that vary by less, a difference allowed may hide a hundredth
+def _same_answer(dead_ends: Sequence[str], inputs: int) -> str:
+    "That every input gets the same answer, and why"
+    if not dead_ends:
+        return f"the network gives all {inputs} inputs of the comparison the same answer"
+    some = ", ".join(dead_ends[:3]) + (f" and {len(dead_ends) - 3} more" if len(dead_ends) > 3 else "")
+    where = f"nothing gets past {some}, where all channels are constant"
+    return f"the network's answer no longer depends on its input: {where}"
 
-def _warn_if_uninformative(exact: _Answers, native: _Answers, difference: float) -> None:
+
+def _warn_if_uninformative(varies: float, dead_ends: Sequence[str], inputs: int, difference: float) -> None:
     "Warn when the given network answers all inputs alike, or nearly so"
-    scores = _scores(exact)
-    size, varies = float(scores.abs().max()), float((scores - scores[:1]).abs().max())
-    agree = f"The two networks agree on {len(_scores(native))} inputs (largest difference {difference:.0e})"
-    if (scores == scores[:1]).all() or varies <= 1e-12 * size:
+    if not varies <= _HARDLY:
+        return
+    agree = f"The two networks agree on {inputs} inputs (largest difference {difference:.0e})"
+    if varies <= _ALIKE:
         message = (
-            f"the given network answers every input alike, so that equality proves nothing. {agree}. An untrained last "
-            "layer of zeros does that: compact the network after training"
-        )
-    elif varies <= _HARDLY * size:
-        message = (
-            "the given network gives all inputs of the proof nearly the same answer: answers vary by "
-            f"{varies / size:.0e} of the largest, by which differences are judged. {agree}. "
-            "Other inputs, given as example_input, make a stronger check"
+            f"{_same_answer(dead_ends, inputs)}, so that equality proves nothing. {agree}. Mask fewer channels; before "
+            "training, a last layer of zeros does that, too"
         )
     else:
-        return
+        message = (
+            "the given network gives all inputs of the proof nearly the same answer: answers vary by "
+            f"{varies:.0e} of the largest, by which differences are judged. {agree}. "
+            "Other inputs, given as example_input, make a stronger check"
+        )
     warnings.warn(message, ProofWarning, stacklevel=4)
 
 # %% ../nbs/17_compaction.ipynb #7db0a23a
@@ -254,7 +268,7 @@ _STAYED = (
     "taken whole: an operation without a rule, or a module that was not traced"
 )
 
-# %% ../nbs/17_compaction.ipynb #b182a50e
+# %% ../nbs/17_compaction.ipynb #f209f3ca
 @dataclass
 class CompactionReport:
     "What `compact` removed, and the proof that the function is the same"
@@ -267,6 +281,9 @@ class CompactionReport:
     native_difference: float  # the same in the network's own dtype: what rounding adds
     largest_output: float  # of the given network, on the inputs of the comparison
     inputs_checked: int  # inputs of the comparison: those of the example, and noise
+    constant_answer: bool  # have all of these the same answer, whatever they show?
+    dead_ends: tuple[str, ...]  # if so: where all channels are constant, so that nothing of the input gets further
+    channels: tuple[int, int]  # that convolutions and linear layers compute, before and after
     kept: dict[str, tuple[np.ndarray, np.ndarray]]  # module -> kept outputs, kept inputs, as numbered before
     added: dict[str, dict[str, np.ndarray]] = field(repr=False)  # module -> tensor -> what constants added to it
     constants: tuple[str, ...]  # modules that hold constants, which the given network would go on training
@@ -283,25 +300,35 @@ class CompactionReport:
     @property
     def details(self) -> str:
         "A line for each module that became narrower, and the modules that hold constants"
-        widths = self.layers[["inputs_before", "outputs_before", "inputs_after", "outputs_after"]]
+        widths = self._narrower[["inputs_before", "outputs_before", "inputs_after", "outputs_after"]]
         lines = [
             f"{name}: {before[0]} -> {before[1]} channels became {inputs} -> {outputs}"
             for name, *before, inputs, outputs in widths.itertuples(name=None)
-            if before != [inputs, outputs]
         ]
-        constants = [f"constant channels went into {', '.join(self.constants)}"] if self.constants else []
+        constants = [f"constant channels went into {', '.join(self.constants)}"] if lines and self.constants else []
         return "\n".join(lines + constants)
 
     @property
+    def _narrower(self) -> pd.DataFrame:
+        "The rows of modules with fewer inputs or outputs than before"
+        rows = self.layers
+        return rows[(rows.inputs_after < rows.inputs_before) | (rows.outputs_after < rows.outputs_before)]
+
+    @property
     def _went(self) -> str:
-        "How many channels went, and from how many modules"
-        if not self.details:
+        "How many channels went, and how many modules are narrower; or why there are none"
+        if not len(self._narrower):
             return _STAYED.format(", ".join(self.zeros)) if self.zeros else _NOTHING
-        rows = self.layers[self.layers.kind.str.contains("Conv|Linear")]  # norms have the channels of these
-        gone = rows.outputs_before - rows.outputs_after
-        narrower = (gone > 0) | (rows.inputs_before > rows.inputs_after)
-        return (f"{gone.sum():,} of {rows.outputs_before.sum():,} channels went; "
-                f"{narrower.sum()} of {len(rows)} layers are narrower")  # fmt: skip
+        before, after = self.channels
+        one, some = len(self._narrower) == 1, f"{len(self._narrower)} of {len(self.layers)} layers"
+        if before == after:  # what a layer no longer reads is read by another, or comes into the network
+            return f"all {before:,} channels stay; {some} {'reads' if one else 'read'} fewer of its inputs"
+        return f"{before - after:,} of {before:,} channels went; {some} {'is' if one else 'are'} narrower"
+
+    @property
+    def _constant(self) -> str:
+        "A line that tells of an answer that does not depend on the input; else nothing"
+        return f"{_same_answer(self.dead_ends, self.inputs_checked)}\n" if self.constant_answer else ""
 
     def __str__(self) -> str:
         return (
@@ -309,12 +336,14 @@ class CompactionReport:
             f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}\n"
             f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB\n"
             f"{self._went}\n"
+            f"{self._constant}"
             f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
             f"{self.native_difference:.1e} in the network's own precision; outputs go up to {self.largest_output:.3g}"
         )
 
     def _repr_html_(self) -> str:
-        return self.summary.to_html() + self.layers.to_html() + f"<p>{str(self).splitlines()[-1]}</p>"
+        told = html.escape("\n".join(str(self).splitlines()[3:])).replace("\n", "<br>")
+        return f"{self.summary.to_html()}{self.layers.to_html()}<p>{told}</p>"
 
 # %% ../nbs/17_compaction.ipynb #50c1029c
 def _largest(answers: _Answers) -> float:
@@ -483,7 +512,7 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/17_compaction.ipynb #43bc04ef
+# %% ../nbs/17_compaction.ipynb #f3e5a95c
 def _doubled(model: nn.Module) -> Any:
     "A copy of a network, on the CPU and in float64"
 
@@ -492,7 +521,7 @@ def _doubled(model: nn.Module) -> Any:
         copied = tensor.detach().cpu().to(kind, copy=True)  # in two steps: a GPU of Apple knows no float64
         return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
-    return copy.deepcopy(model, {id(tensor): doubled(tensor) for tensor in (*model.parameters(), *model.buffers())})
+    return _copied(model, {id(tensor): doubled(tensor) for tensor in (*model.parameters(), *model.buffers())})
 
 
 @contextmanager
@@ -542,7 +571,7 @@ def _expected(reference: nn.Module, batches: list[tuple]) -> tuple[list[tuple], 
                 pass
         return batches, *_run(_counted, reference, batches, *_DOUBLE)
 
-# %% ../nbs/17_compaction.ipynb #40071c26
+# %% ../nbs/17_compaction.ipynb #845658f7
 def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bool = True) -> Any:
     "The compacted network with its report; arguments as of `compact`, checked; is noise to be `smaller` than `inputs`?"
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -556,6 +585,7 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bo
         _refuse_nan_answers(expected[0], expected_native[0])
         found = _graph_of(exact, batches[0], strict)
         plan = _plan(found)
+        dead_ends = _dead_ends(found)
     cuts = _cuts(found, plan)
     before = {name: _layer_row(result.get_submodule(name)) for name in cuts}
     for name, cut in cuts.items():
@@ -565,21 +595,27 @@ def _compacted(model: Any, inputs: tuple, atol: float, strict: bool, smaller: bo
         answers, macs_after = _run(_counted, exact, batches, *_AFTER)
     answers_native = _run(_answers, result, native, *_AFTER)
     differences = _prove((expected, answers), (expected_native, answers_native), like.dtype, atol)
-    _warn_if_uninformative(expected, expected_native, differences[0])
+    varies, checked = _varies(expected), sum(len(batch[0]) for batch in batches)
+    _warn_if_uninformative(varies, dead_ends, checked, differences[0])
     if type(result) is type(model):
         _warn_of_unused(model, result, found, native[1])
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
     few = _rows(example, min(len(inputs[0]), _ROWS))
+    layers = _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts})
+    computing = [rule.name for rule in found.rules.values() if isinstance(rule, Layer)]
     result.report = CompactionReport(
         (count_parameters(model), count_parameters(result)),
         (macs_before, macs_after),
         (size_mb(model), size_mb(result)),
-        _layer_table(before, {name: _layer_row(result.get_submodule(name)) for name in cuts}),
+        layers,
         *differences,
         largest_output=_largest(expected),
-        inputs_checked=sum(len(batch[0]) for batch in batches),
+        inputs_checked=checked,
+        constant_answer=varies <= _ALIKE,
+        dead_ends=dead_ends,
+        channels=(int(layers.outputs_before[computing].sum()), int(layers.outputs_after[computing].sum())),
         **_notes(cuts),
         zeros=() if count_parameters(result) < count_parameters(model) else _zeros(result),
         example=_each(lambda x: x.to("meta") if x.is_floating_point() else x, few),
@@ -678,7 +714,7 @@ def _write_back(source: nn.Module, target: nn.Module, name: str, report: Compact
         place.copy_(new)
     return held
 
-# %% ../nbs/17_compaction.ipynb #bba7bd68
+# %% ../nbs/17_compaction.ipynb #3f6bde70
 def restore(
     compacted: nn.Module,  # made by `compact` from `masked`, and perhaps trained since
     masked: nn.Module,  # changed in place: its weights, not its masks
@@ -695,13 +731,12 @@ def restore(
     if not isinstance(report, CompactionReport):
         raise CompactionError("this network was not made by compact: no .report says where its weights belong")
     held: list[str] = []
+    targets = dict(masked.named_modules(remove_duplicate=False))
     with torch.no_grad():
         for name, source in _materialise(copy_network(compacted)).named_modules():
-            try:
-                target = masked.get_submodule(name)
-            except AttributeError:
-                raise CompactionError(f"the masked network has no module {name!r}: give the one compacted") from None
-            if _write_back(source, target, name, report):
+            if name not in targets:
+                raise CompactionError(f"the masked network has no module {name!r}: give the one compacted")
+            if _write_back(source, targets[name], name, report):
                 held.append(name)
         for module in masked.modules():
             for hook in module._forward_pre_hooks.values():

@@ -147,10 +147,12 @@ _PLAIN = {wired: plain for plain, wired in _WIRED.items()}
 for _wired, _layer in _PLAIN.items():
     rule_for(_wired)(RULES[_layer])
 
-# %% ../nbs/16_cut.ipynb #aa565f36
-def _wirable(module: nn.Module) -> bool:
-    "Is there a wired layer for it?"
-    return not hasattr(module, "takes_bias") and any(kind in _WIRED or kind in _PLAIN for kind in _lineage(module))
+# %% ../nbs/16_cut.ipynb #3b124325
+def _wirable(rule: Cuttable) -> bool:
+    "Is there a wired layer that can take the place of its module?"
+    module: Any = rule.module
+    called = hasattr(module, "takes_bias") or rule.fused
+    return not called and any(kind in _WIRED or kind in _PLAIN for kind in _lineage(module))
 
 
 def _lineage(module: nn.Module) -> Iterator[type]:
@@ -249,7 +251,7 @@ def _cost(found: ChannelGraph, plan: _Plan, nodes: Iterable[fx.Node]) -> float:
             cost += _PLACEMENT_PAYS * float(out.sum()) * _positions(node, rule.width)
     return cost
 
-# %% ../nbs/16_cut.ipynb #f547e1bd
+# %% ../nbs/16_cut.ipynb #a5fd8b87
 def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
     "Modules whose outputs end in an addition: there they may be placed among constants"
 
@@ -262,7 +264,7 @@ def _placeable(found: ChannelGraph) -> Iterator[fx.Node]:
             while passes(found.rules[node]) and len(node.users) == 1:
                 node = found.rules[node].operands[0]
             rule = found.rules[node]
-            wirable = isinstance(rule, Cuttable) and _wirable(rule.module) and getattr(rule, "groups", 1) == 1
+            wirable = isinstance(rule, Cuttable) and _wirable(rule) and getattr(rule, "groups", 1) == 1
             if wirable and len(node.users) == 1:
                 yield node
 
@@ -306,7 +308,7 @@ def _pick(module: nn.Module, rows: np.ndarray) -> _Cut:
     wired = _WIRING if isinstance(module, _Wired) else ()
     return _Cut(rows, rows, {name: t.take(rows, np.argmax(t.shape)) for name, t in own.items() if name not in wired})
 
-# %% ../nbs/16_cut.ipynb #c3a8f473
+# %% ../nbs/16_cut.ipynb #68cdb33d
 def _kept_inputs(
     rule: Layer,
     own: np.ndarray,  # bool: outputs that are computed
@@ -314,7 +316,7 @@ def _kept_inputs(
     given: np.ndarray,  # values of the inputs
 ) -> np.ndarray:  # bool: inputs that the cut weight has columns for
     "All inputs that come in, or those that are read where a selection before the layer pays"
-    if rule.groups > 1 or not _wirable(rule.module):
+    if rule.groups > 1 or not _wirable(rule):
         return come
     (used,), (required,) = rule.reads(own & rule.live), rule.requires(own, [come], [given])
     # constants that come in anyway are read, so that training may change them

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/15_graph.ipynb #a8906134
+# %% ../nbs/15_graph.ipynb #2fd81538
 import inspect
 import logging
 import operator
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from .core import needs
@@ -223,17 +223,58 @@ def _of_no_inputs(node: fx.Node, root: nn.Module, args: tuple, kwargs: dict) -> 
         return None
     return torch.empty((len(tensors[0]), *found.shape[1:]), dtype=found.dtype, device="meta")
 
-# %% ../nbs/15_graph.ipynb #f66949fb
+# %% ../nbs/15_graph.ipynb #4df13b11
+_BLOCKS = nn.TransformerEncoderLayer, nn.TransformerDecoderLayer
+_TRANSFORMERS = nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder, *_BLOCKS
+
+
+def _encoder(stack: Any, src: Any, mask: Any = None, src_key_padding_mask: Any = None, is_causal: Any = None) -> Any:
+    "What `nn.TransformerEncoder` computes"
+    for layer in stack.layers:
+        src = layer(src, mask, src_key_padding_mask, is_causal=bool(is_causal))
+    return src if stack.norm is None else stack.norm(src)
+
+
+def _decoder(stack: Any, tgt: Any, *memory_and_masks: Any, tgt_is_causal: Any = None, **more: Any) -> Any:
+    "What `nn.TransformerDecoder` computes"
+    for layer in stack.layers:
+        tgt = layer(tgt, *memory_and_masks, tgt_is_causal=bool(tgt_is_causal), **more)
+    return tgt if stack.norm is None else stack.norm(tgt)
+
+
+def _encoder_layer(
+    block: Any, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
+) -> Any:
+    "What `nn.TransformerEncoderLayer` computes"
+    attend = partial(block._sa_block, attn_mask=src_mask, key_padding_mask=src_key_padding_mask, is_causal=is_causal)
+    if block.norm_first:
+        x = src + attend(block.norm1(src))
+        return x + block._ff_block(block.norm2(x))
+    x = block.norm1(src + attend(src))
+    return block.norm2(x + block._ff_block(x))
+
+
+_WRITTEN_OUT: dict[Any, Any] = {  # `forward` of a transformer, and what is traced instead
+    nn.TransformerEncoder.forward: _encoder,
+    nn.TransformerDecoder.forward: _decoder,
+    nn.TransformerEncoderLayer.forward: _encoder_layer,
+}
+
+# %% ../nbs/15_graph.ipynb #8775e0d0
 class _Tracer(_Knowing):
     "Symbolic tracer of a network; knows which module it is in, so that an error can name it"
 
-    def __init__(self, leaves: Set[str] = frozenset(), inputs: Sequence[torch.Tensor] | None = None):
+    def __init__(
+        self, leaves: Set[str] = frozenset(), inputs: Sequence[torch.Tensor] | None = None, transformers: bool = False
+    ):
         super().__init__(inputs)
-        self.leaves, self.inside = leaves, []
+        self.leaves, self.inside, self.transformers = leaves, [], transformers
 
     def is_leaf_module(self, m, module_qualified_name):
         if module_qualified_name in self.leaves:
             return True
+        if self.transformers and isinstance(m, _TRANSFORMERS):
+            return False
         hooks = [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]
         if any(not getattr(hook, "__module__", "").startswith("torch.") for hook in hooks):
             return False  # the user's hooks are part of the network, too
@@ -243,6 +284,8 @@ class _Tracer(_Knowing):
         if self.running:
             return forward(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
+        if type(m).forward in _WRITTEN_OUT and not (m._forward_hooks or m._forward_pre_hooks):
+            forward = partial(_WRITTEN_OUT[type(m).forward], m)
         result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # on failure the path stays
         return result
@@ -257,31 +300,40 @@ class _Tracer(_Knowing):
         names = (names + [f"more_{i}" for i in range(len(self.inputs))])[: len(self.inputs) or None]
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
         given = [proxy if isinstance(x, torch.Tensor) else x for x, proxy in zip(self.inputs, proxies)] or proxies
-        return root_fn, [self.root, *given] if is_module else given
+        return _WRITTEN_OUT.get(root_fn, root_fn), [self.root, *given] if is_module else given
 
-# %% ../nbs/15_graph.ipynb #7d40e024
+# %% ../nbs/15_graph.ipynb #1590cd6e
 def _trace(
     model: nn.Module,
     strict: bool,  # False: a module that cannot be traced becomes one node
     inputs: Sequence[torch.Tensor] | None = None,  # an example: the code may branch on its sizes
     advice: str = "or pass strict=False to keep it as it is",  # where one module cannot be traced
+    transformers: bool = False,  # look into those of `torch.nn`, too
 ) -> fx.Graph:
     "The graph of a network; `CompactionError` for what cannot be traced"
     _refuse_wrapped(model)
     leaves = set()
     while True:
-        tracer = _Tracer(leaves, inputs)
+        tracer = _Tracer(leaves, inputs, transformers)
         try:
             return tracer.trace(model)
         except Exception as error:  # tracing runs the user's own code, which may raise anything
             where = tracer.inside[-1] if tracer.inside else ""
-            if strict or not where or where in leaves:
+            leaf = where if not strict else _transformer(model, tracer.inside) if transformers else ""
+            if not leaf or leaf in leaves:
                 kind = type(model.get_submodule(where)).__name__
                 name = f"module {where!r} ({kind})" if where else f"the forward of {kind}, the network itself,"
                 remedy = advice if where else "or move them into a module of their own and pass strict=False"
                 remedy = f"Rewrite its forward without branches on values, {remedy}"
                 raise CompactionError(f"{name} cannot be traced: {str(error).rstrip('.')}. {remedy}") from error
-            leaves.add(where)
+            leaves.add(leaf)
+
+
+def _transformer(model: nn.Module, inside: list[str]) -> str:
+    "The innermost transformer of `torch.nn` among modules inside each other; empty if there is none"
+    modules = ((name, model.get_submodule(name)) for name in reversed(inside))
+    own = (n for n, m in modules if isinstance(m, _TRANSFORMERS) and type(m).__module__.startswith("torch.nn"))
+    return next(own, "")
 
 # %% ../nbs/15_graph.ipynb #093d56b4
 _WRAPPERS = {  # class, and where the network is
@@ -505,7 +557,7 @@ def _evaluating(model: nn.Module):
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../nbs/15_graph.ipynb #abb219f8
+# %% ../nbs/15_graph.ipynb #ee6afa92
 def channel_graph(
     model: nn.Module,  # traceable by `torch.fx`; left as it is
     example_input: torch.Tensor | tuple[torch.Tensor, ...],  # a batch (N, channels, ...), or a tuple for several inputs
@@ -515,7 +567,7 @@ def channel_graph(
     "The graph of `model` with a rule for every node; `CompactionError` for what cannot be traced"
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     with _evaluating(model), torch.no_grad():
-        traced = fx.GraphModule(model, _trace(model, strict, inputs))
+        traced = fx.GraphModule(model, _trace(model, strict, inputs, transformers=True))
         modules: dict[str, nn.Module] = dict(traced.named_modules(remove_duplicate=False))
         _order_in_place(traced.graph, modules)
         _note_shapes(traced, inputs)
@@ -523,6 +575,8 @@ def channel_graph(
     owners = {node: owner for node, (owner, _) in owned.items()}
     state = {name for own in (model.named_parameters, model.named_buffers) for name, _ in own(remove_duplicate=False)}
     shared, parameters = _shared(traced.graph, modules, owners), _parameters(traced.graph, modules, owners, state)
+    blocks = [name for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, _BLOCKS)]
+    fused = {f"{name}.{part}".lstrip(".") for name in blocks for part in ("linear1", "linear2")}
     rules: dict[fx.Node, Rule] = {}
     for node in traced.graph.nodes:
         called = modules[node.target] if node.op == "call_module" else None
@@ -531,12 +585,27 @@ def channel_graph(
             rules[node] = Parameter(node, parameters[node], node.meta["value"])
         else:
             rules[node] = _attach(node, module if name not in shared or called else None, name in shared)
-            rules[node].name = name
+            rules[node].name, rules[node].fused = name, name in fused
         node.meta["channel_axes"] = rules[node].axes
     found = ChannelGraph(traced.graph, modules, rules)
     for node, live in found.live().items():
         rules[node].live = live
     return found
+
+# %% ../nbs/15_graph.ipynb #c93f345e
+def _dead_ends(found: ChannelGraph) -> tuple[str, ...]:
+    "Where all that the network's answer is made of ceases to depend on its inputs; empty if the answer depends on them"
+    varies: dict[fx.Node, bool] = {}
+    for node, rule in found.rules.items():
+        given = any(varies[source] for source in node.all_input_nodes)
+        known = rule.width and not np.isnan(found.constants[node]).any()
+        varies[node] = node.op == "placeholder" or (given and not known)
+    needed = {node for node in found.rules if node.op == "output" and not varies[node]}
+    for node in reversed(found.rules):
+        if node in needed:
+            needed.update(source for source in node.all_input_nodes if not varies[source])
+    ends = [node for node in needed if any(varies[source] for source in node.all_input_nodes)]
+    return tuple(_where(node) for node in sorted(ends, key=found.place.__getitem__))
 
 # %% ../nbs/15_graph.ipynb #99d30a96
 def _numbered(rules: dict[fx.Node, Rule]) -> dict[fx.Node, np.ndarray]:

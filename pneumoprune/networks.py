@@ -206,7 +206,7 @@ def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
         raise ValueError(f"unknown argument {kind!r}")
     return readers[kind](content)
 
-# %% ../nbs/18_networks.ipynb #a3f33600
+# %% ../nbs/18_networks.ipynb #fbde83ad
 def _of_rnn(m: Any) -> dict:
     names = "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"
     extra = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(type(m), ())
@@ -230,6 +230,7 @@ _SETTINGS: dict[type, Callable[[Any], dict]] = {
     nn.AdaptiveLogSoftmaxWithLoss: lambda m: {"head_bias": m.head.bias is not None},
     FrozenBatchNorm2d: lambda m: {"num_features": len(m.weight)},
 }  # fmt: skip
+_STACKS = nn.TransformerEncoder, nn.TransformerDecoder
 
 # %% ../nbs/18_networks.ipynb #f5e7d478
 def _kind_of(module: nn.Module) -> type[nn.Module] | None:
@@ -242,7 +243,7 @@ def _kind_of(module: nn.Module) -> type[nn.Module] | None:
             return None
     return None
 
-# %% ../nbs/18_networks.ipynb #63a19749
+# %% ../nbs/18_networks.ipynb #54e7e101
 def _describe(module: nn.Module, name: str) -> dict:
     "A module as data: its class and the arguments of its constructor"
     kind = _kind_of(module)
@@ -263,15 +264,22 @@ def _describe(module: nn.Module, name: str) -> dict:
     if kind in _PLAIN:
         settings["width"] = settings.pop(arguments[0])
         settings["wiring"] = {key: len(buffer) for key in _WIRING if (buffer := getattr(module, key)) is not None}
+    if isinstance(module, _STACKS):
+        layers = [_describe(layer, f"{name}.layers.{key}") for key, layer in module.layers.named_children()]
+        settings |= {"layers": layers} if any(layer != layers[0] for layer in layers) else {}
     return {"kind": kind.__name__} | settings
 
-# %% ../nbs/18_networks.ipynb #0d10c06c
+# %% ../nbs/18_networks.ipynb #40ef7104
 def _build(description: dict) -> nn.Module:
     "A module without values, from its description"
-    settings = {key: _decode(value, {}) for key, value in description.items() if key not in ("kind", "wiring")}
+    apart = "kind", "wiring", "layers"
+    settings = {key: _decode(value, {}) for key, value in description.items() if key not in apart}
     for key, length in description.get("wiring", {}).items():
         settings[key] = torch.empty(length, dtype=torch.float32 if key == "fill" else torch.int64)
-    return _kinds()[description["kind"]](**settings)
+    module: Any = _kinds()[description["kind"]](**settings)
+    for i, layer in enumerate(description.get("layers", ())):
+        module.layers[i] = _build(layer)
+    return module
 
 # %% ../nbs/18_networks.ipynb #a53b4918
 def _settings_of(module: nn.Module) -> dict[str, Any]:
@@ -420,12 +428,21 @@ def _graph(nodes: list) -> fx.Graph:
             raise ValueError(f"{name} would draw random numbers")
     return graph
 
-# %% ../nbs/18_networks.ipynb #86aa6af8
+# %% ../nbs/18_networks.ipynb #f4adf9ca
 def _check_file(path: str | os.PathLike, wanted: str) -> None:
     "`CompactionError` unless `path` is a file"
     if not Path(path).is_file():
         kind = "a folder" if Path(path).is_dir() else "no file" if Path(path).exists() else "missing"
         raise CompactionError(f"{path} is {kind}; give {wanted}")
+
+
+_COMPACT = "`pneumoprune compact FILE.pt --arch NAME -o small.safetensors` makes of such a file what load_network reads"
+
+
+def _torch_saved(path: str | os.PathLike) -> bool:
+    "Does it begin like a file of torch.save: like a zip, or a pickle?"
+    with open(path, "rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -435,6 +452,8 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, s
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        if isinstance(error, SafetensorError) and _torch_saved(path):
+            raise CompactionError(f"{path} was written by torch.save, not by save_network; {_COMPACT}") from None
         raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
 
 # %% ../nbs/18_networks.ipynb #afc51e60
@@ -581,7 +600,7 @@ def save_network(
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise CompactionError(f"{path} cannot be written ({error})") from None
 
-# %% ../nbs/18_networks.ipynb #11f7cd60
+# %% ../nbs/18_networks.ipynb #e1c389a9
 def load_network(
     path: str | os.PathLike,  # file written by `save_network`
     model: nn.Module | None = None,  # made by the code of the network, uncut, where that could not be traced; untouched
@@ -595,7 +614,7 @@ def load_network(
     tensors, metadata = _read(path)
     text = metadata.pop("pneumoprune", None)
     if text is None:
-        raise CompactionError(f"{path} holds weights but no architecture; load_network reads what save_network wrote")
+        raise CompactionError(f"{path} holds weights but no architecture; {_COMPACT.replace('.pt', '.safetensors')}")
     try:
         description = json.loads(text)
         if description["format"] not in (1, _FORMAT):

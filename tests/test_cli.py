@@ -230,6 +230,23 @@ def test_a_mistake_is_told_in_words_of_the_command_line(tmp_path, monkeypatch):
         assert run(*command, "--size", 8).returncode == 0
 
 
+def test_a_network_whose_answer_no_longer_depends_on_its_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))\n"
+    Path("two_convolutions.py").write_text(code, encoding="utf-8")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 3))
+    torch.nn.utils.prune.ln_structured(net[1], "weight", 1.0, n=2, dim=1)
+    torch.save(net.state_dict(), "c.pt")
+    command = ("compact", "c.pt", "--arch", "two_convolutions:net", "-o", "o.safetensors", "--size", 8)
+    told = "the network's answer no longer depends on its input: nothing gets past module '1'"
+    with pytest.warns(UserWarning, match=told):
+        done, as_json = run(*command), run(*command, "--json")
+    assert done.returncode == 0 and told in done.stdout, done.stderr
+    report = json.loads(as_json.stdout)
+    assert report["constant_answer"] is True and report["dead_ends"] == ["module '1'"]
+
+
 def test_predict_stops_at_a_broken_image_or_names_it_and_goes_on(tmp_path):
     names = [image(tmp_path / "a.png"), tmp_path / "b.png", image(tmp_path / "c.png")]
     names[1].write_bytes(names[0].read_bytes()[:100])
@@ -286,3 +303,47 @@ def test_tags_of_another_modality_are_told_with_every_answer(tmp_path):
     (knee := tmp_path / "knee.dcm").write_bytes(dicom(Modality="MR", BodyPartExamined="KNEE"))
     for answer in (run("predict", knee), run("explain", knee, "-o", tmp_path / "heat.png", "--force")):
         assert answer.returncode == 0 and "DICOM tags say modality MR, body part KNEE" in answer.stdout, answer.stderr
+
+
+def test_a_mistake_that_can_be_seen_at_once_costs_no_import_of_torch(tmp_path):
+    image(tmp_path / "x.png")
+    missing, out = tmp_path / "missing", tmp_path / "new"
+    commands = [
+        ["lab", "--data", missing], ["lab", "--external", missing], ["lab", "--aspects", missing],
+        ["lab", "--size", "9"], ["lab", "--limit", "3"], ["lab", "--epochs", "0"], ["lab", "--table", "t.csv"],
+        ["lab", "--seeds", "2", "--only-seed", "2"], ["lab", "--out", tmp_path / "x.png"],
+        ["compact", missing, "-o", out], ["compact", tmp_path / "x.png", "-o", out],
+        ["compact", tmp_path / "x.png", "-o", "x.safetensors", "--inputs", missing],
+        ["compact", tmp_path / "x.png", "-o", "x.safetensors", "--onnx", out],
+        ["check", missing], ["report", missing], ["evaluate", missing], ["evaluate", tmp_path, "--model", missing],
+        ["evaluate", tmp_path, "--out", tmp_path / "x.png"],
+        ["explain", missing, "--model", "x.safetensors"], ["explain", tmp_path / "x.png", "-o", out],
+    ]  # fmt: skip
+    code = """
+import json, sys
+from pneumoprune.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["pneumoprune", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, arguments
+print(sorted({"torch", "pandas"} & set(sys.modules)))
+"""
+    given = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == "[]\n", done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(commands) and all(line.startswith("pneumoprune: ") for line in lines), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_explain_names_its_picture_after_the_image_and_keeps_the_image(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = image(tmp_path / "x.png").read_bytes()
+    done = run("explain", tmp_path / "x.png", "--force")
+    assert done.returncode == 0 and done.stdout.startswith("written to x-explained.png"), done.stderr
+    assert [path.name for path in Path().iterdir()] == ["x-explained.png"]
+    assert (tmp_path / "x.png").read_bytes() == before

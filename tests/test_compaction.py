@@ -1103,10 +1103,90 @@ def test_a_report_says_when_nothing_could_be_cut_and_how_large_the_outputs_are()
     assert 0 < report.largest_output < 100 and f"outputs go up to {report.largest_output:.3g}" in str(report)
     prune.ln_structured(model[2], "weight", 0.5, n=2, dim=1)
     assert "nothing to cut" not in str(compact(model, torch.randn(4, 6)).report)
-    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
-    prune.ln_structured(encoder.layers[0].linear1, "weight", 0.5, n=2, dim=0)
-    kept = str(compact(encoder, torch.randn(2, 3, 8)).report)
-    assert "had to stay in layers.0.linear1.weight" in kept and "nothing to cut" not in kept
+    prune.remove(model[2], "weight")
+    model[2].weight.data = torch.randn(3, 8)
+    prune.ln_structured(model[2], "weight", 0.3, n=2, dim=0)
+    kept = str(compact(model, torch.randn(4, 6)).report)
+    assert "had to stay in 2.weight" in kept and "nothing to cut" not in kept
+
+
+def test_the_report_counts_what_went():
+    class Dense(nn.Linear):
+        "A layer whose class has another name than those of PyTorch"
+
+    dense = tiny(Dense(6, 8), nn.ReLU(), Dense(8, 3))
+    prune.ln_structured(dense[2], "weight", 0.5, n=2, dim=1)
+    small = compact(dense, torch.randn(4, 6))
+    assert "4 of 11 channels went; 2 of 2 layers are narrower" in str(small.report)
+    assert small.report.channels == (11, 7)
+    again = compact(small, torch.randn(4, 6)).report
+    assert "nothing to cut" in str(again) and not again.details and again.channels == (7, 7)
+
+
+def test_a_layer_that_only_reads_less():
+    "The planes of an image come in whether they are read or not, and so do the numbers of a row"
+    images, rows = tiny(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 8, 3)), tiny(nn.Linear(90, 40), nn.Linear(40, 8))
+    images[0].weight.data[:, 1], rows[0].weight.data[:, 1:] = 0, 0
+    for model, shape in ((images, (2, 3, 8, 8)), (rows, (2, 90))):
+        report = compact(model, torch.randn(shape)).report
+        assert "all 48 channels stay; 1 of 2 layers reads fewer of its inputs" in str(report)
+        assert len(report.details.splitlines()) == 1
+
+
+def test_constants_that_were_placed_before_are_nothing_new():
+    "A network that was compacted before holds them"
+    net = lively(torchvision.models.resnet18(num_classes=2))
+    small = compact(masked(net, 0.4, dim=0, kinds=nn.Conv2d), torch.randn(2, 3, 32, 32))
+    again = compact(small, torch.randn(2, 3, 32, 32)).report
+    assert small.report.constants and "constant channels went" in small.report.details
+    assert again.channels[0] == again.channels[1] and not again.details and "nothing was cut" in str(again)
+
+
+def emptied(which):
+    "A network through which nothing comes: a layer or norm of zeros, or outputs that the next layer doesn't read"
+    body = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3)
+    model = lively(tiny(*body, nn.Flatten(), nn.Linear(96, 3)))
+    if which == "norm":
+        model[1].weight.data[:] = 0
+    elif which == "between":
+        mask = torch.ones(8, 3, 3, 3)
+        mask[:4] = 0
+        prune.custom_from_mask(model[0], "weight", mask)
+        model[3].weight.data[:, 4:] = 0
+    else:
+        prune.custom_from_mask(model[which], "weight", torch.zeros_like(model[which].weight))
+    return model.double()
+
+
+@pytest.mark.parametrize("which, where", [(0, "0"), (3, "3"), (5, "5"), ("norm", "1"), ("between", "3")])
+def test_an_answer_that_no_longer_depends_on_the_input(which, where):
+    with pytest.warns(ProofWarning, match=f"no longer depends on its input: nothing gets past module '{where}'"):
+        report = compact(emptied(which), torch.randn(2, 3, 8, 8).double()).report
+    assert report.constant_answer and report.dead_ends == (f"module '{where}'",)
+    assert "no longer depends on its input" in str(report) and "module &#x27;" in report._repr_html_()
+
+
+def test_an_answer_that_happens_to_be_the_same_or_of_which_one_part_is():
+    "A network may be dead without a mask: no input gets its ReLU going. One of two answers may be constant"
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dead, self.alive = nn.Linear(4, 3), nn.Linear(4, 3)
+            self.dead.weight.data[:] = 0
+
+        def forward(self, x):
+            return self.dead(x), self.alive(x)
+
+    drowned = tiny(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    drowned[0].bias.data[:] = -1e6
+    with pytest.warns(ProofWarning, match="gives all .* inputs of the comparison the same answer"):
+        report = compact(drowned, torch.randn(2, 4)).report
+    assert report.constant_answer and not report.dead_ends and "the same answer" in str(report)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProofWarning)
+        report = compact(Both(), torch.randn(2, 4)).report
+    assert not report.constant_answer and not report.dead_ends and "answer" not in str(report)
 
 
 def test_whole_numbers_as_inputs_have_their_remedy():

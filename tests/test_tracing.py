@@ -14,6 +14,7 @@ from pneumoprune.alexnet import copy_network, count_macs
 from pneumoprune.channels import CompactionError
 from pneumoprune.compaction import compact, restore
 from pneumoprune.graph import channel_graph
+from pneumoprune.networks import load_network, save_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::pneumoprune.compaction.ProofWarning")
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -395,6 +396,123 @@ def test_shapes_and_types_are_those_of_a_run():
 
         with torch.no_grad():
             Comparing(fx.GraphModule(network, graph)).run(x)
+
+
+# --- the transformers of PyTorch
+
+
+class Causal(nn.Module):
+    "A language model: tokens before the transformer, a mask among its buffers"
+
+    def __init__(self, layers):
+        super().__init__()
+        self.encoder, self.end = nn.TransformerEncoder(layers, 2, enable_nested_tensor=False), nn.Linear(8, 3)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+    def forward(self, x):
+        return self.end(self.encoder(x, self.mask))
+
+
+class Padded(Causal):
+    "Its batches are padded at the end"
+
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.encoder = nn.TransformerEncoder(layers, 2)
+
+    def forward(self, x):
+        padding = torch.arange(5) > 3
+        return self.end(self.encoder(x, src_key_padding_mask=padding.expand(len(x), 5))[:, :3])
+
+
+class Translating(nn.Module):
+    def __init__(self, **settings):
+        super().__init__()
+        self.both, self.end = nn.Transformer(8, 2, 1, 1, 24, dropout=0.0, batch_first=True, **settings), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.end(self.both(x, x.flip(1)))
+
+
+class Decoding(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.end = layer, nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.end(self.layer(x, x.flip(0)))
+
+
+class OwnEncoderLayer(nn.TransformerEncoderLayer): ...
+
+
+def encoder(kind=nn.TransformerEncoderLayer, **settings):
+    return kind(8, 2, 24, **{"dropout": 0.0, "batch_first": True} | settings)
+
+
+TRANSFORMERS = {
+    "relu": lambda: nn.TransformerEncoder(encoder(), 2),
+    "gelu, norm first": lambda: nn.TransformerEncoder(encoder(activation="gelu", norm_first=True), 2, nn.LayerNorm(8)),
+    "sequence first": lambda: nn.Sequential(nn.Linear(8, 8), encoder(batch_first=False), nn.Linear(8, 3)),
+    "without bias": lambda: nn.Sequential(nn.Linear(8, 8), encoder(bias=False), nn.Linear(8, 3)),
+    "sigmoid, without bias": lambda: nn.Sequential(encoder(bias=False, activation=torch.sigmoid), nn.Linear(8, 3)),
+    "own class": lambda: nn.Sequential(encoder(OwnEncoderLayer), nn.Linear(8, 3)),
+    "causal": lambda: Causal(encoder()),
+    "padded": lambda: Padded(encoder()),
+    "decoding": lambda: Decoding(nn.TransformerDecoderLayer(8, 2, 24, dropout=0.0, activation=nn.SiLU())),
+    "translating": Translating,
+    "translating, norm first": lambda: Translating(norm_first=True, activation=nn.SiLU()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nested")
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_hidden_units_of_the_transformers_of_pytorch(name, dim, tmp_path):
+    "Half of them go; what is left is the same class, in evaluation (fused) and in training"
+    torch.manual_seed(1)
+    model, x = TRANSFORMERS[name]().double(), torch.randn(4, 5, 8).double()
+    blocks = [part for part in model.modules() if hasattr(part, "linear1")]
+    for i, block in enumerate(blocks):
+        for norm in (part for part in block.modules() if isinstance(part, nn.LayerNorm) and part.bias is not None):
+            nn.init.normal_(norm.bias)
+        prune.random_structured(block.linear2 if dim else block.linear1, "weight", 0.5 + i / 4, dim=dim)
+    small = compact(model, x, atol=1e-10)
+    found = [part for part in small.modules() if type(part) in {type(block) for block in blocks}]
+    carried = name.startswith("sigmoid") and dim == 0  # without a bias, one of the constants carries all of them
+    widths = [12 + carried, 6][: len(blocks)]
+    assert [block.linear1.out_features for block in found] == [block.linear2.in_features for block in found] == widths
+    for training in (False, True):
+        with torch.no_grad():
+            expected, answer = (network.train(training)(x) for network in (model, small))
+        torch.testing.assert_close(answer, expected, rtol=1e-9, atol=1e-9)
+    if not any(isinstance(part, nn.Transformer) for part in model.modules()):
+        save_network(small.eval(), tmp_path / "small.safetensors", example_input=x)
+        loaded = load_network(tmp_path / "small.safetensors")
+        torch.testing.assert_close(loaded(x), small(x), rtol=1e-9, atol=1e-9)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    restore(small, model)
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[key])
+
+
+def test_a_transformer_that_cannot_be_looked_into_is_left_as_it_is():
+    def moody(x):
+        return x.relu() if x.mean() > 0 else x.tanh()
+
+    layers = nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8), encoder(activation=moody), encoder(), nn.Linear(8, 2)
+    model = nn.Sequential(*layers)
+    for name in ("2", "3.linear2", "4.linear2"):
+        prune.ln_structured(model.get_submodule(name), "weight", 0.5, n=2, dim=1)
+    small = check(model.eval(), torch.randn(4, 5, 8))
+    assert [small[0].out_features, small[3].linear1.out_features, small[4].linear1.out_features] == [3, 24, 12]
+
+
+def test_a_transformer_used_twice_stays_as_it_is():
+    block = encoder()
+    prune.ln_structured(block.linear2, "weight", 0.5, n=2, dim=1)
+    small = compact(nn.Sequential(block, nn.Linear(8, 8), block, nn.Linear(8, 2)).eval(), torch.randn(4, 5, 8))
+    assert small[0].linear1.out_features == 24 and small[0] is small[2]
 
 
 def test_macs_are_half_of_the_flops_that_torch_counts():
