@@ -1294,6 +1294,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pneumoprune.report.render_report': ('report.html#render_report', 'pneumoprune/report.py')},
             'pneumoprune.run': { 'pneumoprune.run.Run': ('run.html#run', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.budgets': ('run.html#run.budgets', 'pneumoprune/run.py'),
+                                 'pneumoprune.run.Run.faster': ('run.html#run.faster', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.images': ('run.html#run.images', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.kermany': ('run.html#run.kermany', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.models': ('run.html#run.models', 'pneumoprune/run.py'),

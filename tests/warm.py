@@ -46,7 +46,12 @@ def load() -> None:
     global loaded
     if loaded:
         return
+    import _hypothesis_pytestplugin  # noqa: F401
+    import hypothesis  # noqa: F401
+    import nbdev.test  # noqa: F401
+    import pytest  # noqa: F401
     import torch
+    import torchvision  # noqa: F401
 
     import pneumoprune.lab  # noqa: F401
     import pneumoprune.report  # noqa: F401
@@ -64,9 +69,12 @@ def _program(name: str, *arguments: str) -> int:
 
 
 def _notebook(path: Path) -> int:
-    "As `nbdev-test` does"
+    "As `nbdev-test` does, but that nothing is drawn or set in HTML that nobody will look at"
+    from IPython.core.formatters import DisplayFormatter
     from nbdev.test import test_nb
 
+    # errors in there would fail no cell anyway: IPython prints them; that figures can be drawn is seen by tests/
+    DisplayFormatter.format = lambda *_, **__: ({}, {})
     os.chdir(path.parent)
     passed, _ = test_nb(path, skip_flags=["notest"], basepath=ROOT)
     return 0 if passed else 1
@@ -77,7 +85,9 @@ def _tests(path: Path, place: Path) -> int:
     import pytest
 
     os.chdir(ROOT)
-    code = pytest.main([str(path), "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)])
+    options = ["-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins were loaded before pytest knew of them
+    code = pytest.main([str(path), *options])
     return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)  # all hard, or skipped
 
 
