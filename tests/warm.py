@@ -4,6 +4,7 @@ What every one of them needs is loaded once, and each runs in a process forked f
 of them four seconds, and each export to ONNX more than one.
 """
 
+import ctypes
 import gc
 import os
 import sys
@@ -38,6 +39,14 @@ def keep_onnx_operations() -> None:
         pass
 
 
+def keep_memory() -> None:
+    "What is freed is used again: the system would clear the pages of every large tensor anew (glibc alone knows how)"
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: nor take a mapping of its own for what is large
+
+
 loaded = False
 
 
@@ -56,6 +65,7 @@ def load() -> None:
     import pneumoprune.lab  # noqa: F401
     import pneumoprune.report  # noqa: F401
 
+    keep_memory()
     keep_onnx_operations()
     torch.onnx.export(torch.nn.Linear(1, 1).eval(), (torch.zeros(1, 1),), BytesIO(), dynamo=True, verbose=False)
     loaded = True
