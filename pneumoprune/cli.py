@@ -92,16 +92,19 @@ def _refuse_without(images: Path | None, option: str, **told: Any) -> None:
             given = f"--{name.replace('_', '-')}"
             raise typer.BadParameter(f"{given} tells of images that {option} names: give both, or leave {given} out")
 
-# %% ../nbs/28_cli.ipynb #fe7281a1
+# %% ../nbs/28_cli.ipynb #59dcba64
 _SOURCE = "a folder, a zip, a CSV table or a MedMNIST .npz file"
 _RUN = "a run folder that `pneumoprune lab` wrote"
 
 
-def _check_there(what: str, *paths: Path | None) -> None:
-    "`PneumopruneError` for a path that is neither a file nor a folder"
+def _check_there(what: str, *paths: Path | None, file: bool = True, folder: bool = True) -> None:
+    "`PneumopruneError` for a path that is none of what it may be: a file, a folder"
     for path in paths:
-        if path is not None and not ((found := Path(expanduser(path))).is_file() or found.is_dir()):
+        found = Path(expanduser(path or ""))
+        if not (found.is_file() or found.is_dir()):
             raise PneumopruneError(f"{path} does not exist, or is no file; give {what}")
+        if path is not None and not (file if found.is_file() else folder):
+            raise PneumopruneError(f"{path} is a {'file' if found.is_file() else 'folder'}; give {what}")
 
 
 def _check_folder(out: Path | None) -> None:
@@ -210,7 +213,7 @@ def _tell_stages() -> None:
         log.setLevel(logging.INFO)
         log.propagate = False  # a library that sets up logging for itself would tell each line again
 
-# %% ../nbs/28_cli.ipynb #59874de4
+# %% ../nbs/28_cli.ipynb #502f99f4
 @app.command()
 def lab(
     data: _Data = None,
@@ -245,7 +248,7 @@ def lab(
     if only_seed is not None and only_seed >= seeds:
         raise typer.BadParameter(f"--only-seed {only_seed}: the run has the seeds 0 to {seeds - 1}; give --seeds more")
     _check_there(_SOURCE, data, external)
-    _check_there("a CSV table of name and log_aspect", aspects)
+    _check_there("a CSV table of name and log_aspect", aspects, folder=False)
     with _making(out, resume):
         with needs("lab", "pneumoprune lab"):
             from pneumoprune.lab import lab_settings, run_lab, run_seed
@@ -297,7 +300,7 @@ def _as_json(run) -> str:
              "synthetic": run.synthetic, "smoke": run.smoke}
     return dumps(about | run.summary, indent=2, ensure_ascii=False)
 
-# %% ../nbs/28_cli.ipynb #4dbb63ee
+# %% ../nbs/28_cli.ipynb #f3761e81
 class Language(StrEnum):
     "Language of the report"
 
@@ -315,7 +318,7 @@ def report(
     html: Annotated[bool, Option("--html", help="Write one HTML page beside the PDF too.")] = False,
 ) -> None:
     "Make the report of a run: PDF, and HTML if asked."
-    _check_there(_RUN, run)
+    _check_there(_RUN, run, file=False)
     _check_endings(pdf=output)
     with needs("report", "pneumoprune report"):
         from pneumoprune.report import render_report
@@ -323,13 +326,13 @@ def report(
     written = render_report(run, output, lang=lang.value, html=html)
     typer.echo("\n".join(map(str, [written, *([written.with_suffix(".html")] if html else [])])))
 
-# %% ../nbs/28_cli.ipynb #80f14ed1
+# %% ../nbs/28_cli.ipynb #fd09d0c7
 @app.command()
 def check(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
 ) -> None:
     "Verify a run folder: files as recorded, statistics that follow from the predictions. Writes nothing."
-    _check_there(_RUN, run)
+    _check_there(_RUN, run, file=False)
     with needs("lab", "pneumoprune check"):
         from pneumoprune.lab import check_run
 
@@ -338,7 +341,7 @@ def check(
         raise PneumopruneError(f"{run}: {'; '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/28_cli.ipynb #ebf02933
+# %% ../nbs/28_cli.ipynb #b743a9b6
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -365,7 +368,7 @@ def compact(
     json: _AsJson = False,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
-    _check_there("a checkpoint (.pt, .pth or .safetensors)", model)
+    _check_there("a checkpoint (.pt, .pth or .safetensors)", model, folder=False)
     _check_there("a batch (.pt or .safetensors) or a folder of images", inputs)
     _check_endings(safetensors=output, onnx=onnx)
     with needs("torch", "pneumoprune compact"):

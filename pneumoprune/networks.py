@@ -428,7 +428,7 @@ def _graph(nodes: list) -> fx.Graph:
             raise ValueError(f"{name} would draw random numbers")
     return graph
 
-# %% ../nbs/18_networks.ipynb #f4adf9ca
+# %% ../nbs/18_networks.ipynb #9cfacd96
 def _check_file(path: str | os.PathLike, wanted: str) -> None:
     "`CompactionError` unless `path` is a file"
     if not Path(path).is_file():
@@ -440,7 +440,7 @@ _COMPACT = "`pneumoprune compact FILE.pt --arch NAME -o small.safetensors` makes
 
 
 def _torch_saved(path: str | os.PathLike) -> bool:
-    "Does it begin like a file of torch.save: like a zip, or a pickle?"
+    "Does it begin like a zip or a pickle?"
     with open(path, "rb") as file:
         return file.read(2).startswith((b"PK", b"\x80"))
 
@@ -453,7 +453,9 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, s
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         if isinstance(error, SafetensorError) and _torch_saved(path):
-            raise CompactionError(f"{path} was written by torch.save, not by save_network; {_COMPACT}") from None
+            raise CompactionError(f"{path} is a zip or a pickle, as torch.save writes them; {_COMPACT}") from None
+        if Path(path).suffix == ".onnx":
+            raise CompactionError(f"{path} is an ONNX file; ONNX Runtime reads it, and `pneumoprune predict`") from None
         raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
 
 # %% ../nbs/18_networks.ipynb #afc51e60

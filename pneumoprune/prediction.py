@@ -141,7 +141,7 @@ class OnnxModel:
             raise PredictionError(f"{self.path.name} has no guard; give it one with `add_guard`")
         return run_onnx(self.session, images, name=self.path.name, output=1)
 
-# %% ../nbs/23_prediction.ipynb #59100f57
+# %% ../nbs/23_prediction.ipynb #95a384d5
 _IMAGES = (".png", ".jpg", ".jpeg")
 _ARCHIVES = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")  # how they begin
 
@@ -150,7 +150,7 @@ def _unreadable(path: Path, start: bytes, error: Exception) -> str:
     "Why a file can't be read as an image, and what to do, in one line"
     reason = complaint(error)
     if isinstance(error, Image.UnidentifiedImageError) and start.startswith(_ARCHIVES):
-        return f"{path} is an archive; unpack it and give the folder (evaluate takes labelled images as zip or npz)"
+        return f"{path} is an archive; unpack it and give the images in it (evaluate takes labelled ones as zip or npz)"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"{path} is no image: there is neither PNG nor JPEG nor DICOM inside; give an X-ray, saved as PNG"
     if is_dicom(start, path.name):
