@@ -20,10 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PROCESSES = 2
 # the longest; what is short then fills both processors evenly
 FIRST = """
-test_compaction.py 25_lab.ipynb test_results.py test_compaction_properties.py test_report.py test_networks.py
-test_reliability.py 13_pruning.ipynb test_cli.py test_quantization.py test_training.py test_bad_inputs.py
-17_compaction.ipynb test_data.py 09_figures.ipynb 20_slimming.ipynb 21_quantization.ipynb 12_training.ipynb
-test_figures.py test_breadth.py test_evaluation.py
+test_compaction.py test_cli.py 25_lab.ipynb test_report.py test_compaction_properties.py test_networks.py
+test_quantization.py test_figures.py test_bad_inputs.py test_results.py test_reliability.py test_package.py
+21_quantization.ipynb 20_slimming.ipynb 13_pruning.ipynb 17_compaction.ipynb test_breadth.py 09_figures.ipynb
+28_cli.ipynb test_data.py 12_training.ipynb test_evaluation.py test_reference.py 03_results.ipynb 03_rezultaty.ipynb
+05_evaluation.ipynb 11_alexnet.ipynb
 """.split()
 
 
