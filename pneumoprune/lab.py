@@ -96,7 +96,7 @@ def _for_phantoms(settings: LabSettings) -> LabSettings:
     "Coarser steps, since phantoms are few"
     slimming = replace(settings.slim, tolerance=0.05, final=replace(settings.slim.final, epochs=12))
     return replace(settings, slim=slimming, sensitivity=(0.4, 0.8), amounts=(0.2, 0.4), repeats=10,
-                   stopwatch=8.0)
+                   stopwatch=4.0)
 
 
 def _for_smoke(settings: LabSettings) -> LabSettings:
