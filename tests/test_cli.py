@@ -208,9 +208,11 @@ def test_a_run_folder_is_a_model_everywhere(finished, tmp_path):
     refused(run("predict", picture, "--model", folder), "holds no models/slim-int8.onnx", "give a run")
 
 
-def test_a_report_in_html_is_named_too(monkeypatch):
+def test_a_report_in_html_is_named_too(tmp_path, monkeypatch):
     from pneumoprune import report
 
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
     monkeypatch.setattr(report, "render_report", lambda run, *_, **__: Path(run) / "report.pdf")
     assert run("report", "mine").stdout.split() == [str(Path("mine/report.pdf"))]
     assert run("report", "mine", "--html").stdout.split() == [f"mine{os.sep}report.{kind}" for kind in ("pdf", "html")]
