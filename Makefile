@@ -1,4 +1,5 @@
 # Every target makes what it needs: on a fresh machine, Python 3.11 and make are enough.
+#   make help                    these lines
 #   make lab                     the whole experiment on phantoms, ending in the report
 #   make lab DATA=chest_xray.zip the same on real X-rays
 #   make test                    everything that must hold, or PART='nbs/05_evaluation.ipynb tests/test_run.py'
@@ -13,6 +14,10 @@
 #   make page                    the page of the shipped network (or SOURCE=run or file), for the browser; needs node
 #   make test-page               the page under Node and in Chromium, compared with predict
 #   make notebooks               the chapters in JupyterLab
+#   make chapters                all chapters executed anew, their outputs saved (or CHAPTERS=nbs/11_alexnet.ipynb)
+#   make readme                  the tables of README.md, from the reference run and from bench/
+#   make constraints             constraints.txt anew, from what is installed
+#   make clean                   away with the environment and everything that was made
 PYTHON ?= python3.11
 BIN    := .venv/bin
 DATA   ?=
@@ -27,8 +32,11 @@ RUNS   ?= -1
 MUTANTS ?= 300
 CHAPTERS := index.ipynb $(wildcard nbs/*.ipynb nbs/findings/*.ipynb nbs/findings/ru/*.ipynb)
 
-.PHONY: lab test test-hard fuzz coverage mutants survives audit bench report page test-page notebooks chapters readme \
+.PHONY: help lab test test-hard fuzz coverage mutants survives audit bench report page test-page notebooks chapters readme \
 	constraints clean
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 lab: .venv/installed
 	$(BIN)/pneumoprune lab $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(ARGS)
@@ -36,6 +44,8 @@ lab: .venv/installed
 
 # two at a time, one thread each: small networks lose more to waiting for each other than they gain
 test: export OMP_NUM_THREADS = 1
+# Linux clears memory in pages of 2 MB instead of 4 kB: AlexNet has 233 MB of weights
+test: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 test: .venv/installed
 	$(BIN)/python tests/warm.py $(PART)
 
@@ -102,14 +112,12 @@ page/node_modules/.package-lock.json: page/package.json page/package-lock.json
 notebooks: .venv/installed
 	$(BIN)/jupyter lab nbs
 
-# execute every chapter anew and save its outputs, which the report is rendered from
 chapters: .venv/installed
 	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(CHAPTERS)
 	$(BIN)/python report/strip_stderr.py $(CHAPTERS)
 	$(BIN)/nbdev-clean
 	$(BIN)/nbdev-clean --fname index.ipynb
 
-# the tables of README.md, from the reference run and from bench/
 readme: .venv/installed
 	$(BIN)/python report/readme.py
 

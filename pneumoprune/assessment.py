@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Assessment', 'assess', 'assess_source']
 
-# %% ../nbs/24_assessment.ipynb #00abf46f
+# %% ../nbs/24_assessment.ipynb #94a660ef
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +15,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from .core import MAX_PIXELS, as_number, atomic_path, nameless, sha256, write_csv, write_json
-from .data import CLASSES, EXTERNAL, DataError, XRays, load_labelled
+from .core import MAX_PIXELS, as_number, atomic_path, nameless, sha256, shown, write_csv, write_json
+from .data import CLASSES, EXTERNAL, DataError, XRays, find_duplicates, load_labelled, patient_of
 from pneumoprune.evaluation import (
+    MIN_PATIENTS,
     SHORT_NAMES,
     EvaluationError,
     calibration_curve,
     confusion,
+    fewest_patients,
     metrics_with_intervals,
     within_auc_with_interval,
 )
@@ -84,12 +86,21 @@ def group_by(
         return name, _cut(numbers.to_numpy(float), limits)
     return name, pd.Categorical(np.where(nameless(column), "unknown", column.astype(str)))
 
-# %% ../nbs/24_assessment.ipynb #a152f6dc
+# %% ../nbs/24_assessment.ipynb #7840dff9
 def _group(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, threshold: float, **draws) -> dict:
-    "One group: how many images, positives and patients, and its measures if it holds both classes"
+    "One group: how many images, positives and patients, its measures if it holds both classes, and what they lack"
     both = 0 < labels.sum() < len(labels)
     found = metrics_with_intervals(labels, scores, patients, threshold, **draws) if both else None
-    return {"images": len(labels), "positives": int(labels.sum()), "patients": len(set(patients)), "metrics": found}
+    return {"images": len(labels), "positives": int(labels.sum()), "patients": len(set(patients)), "metrics": found,
+            "warning": _fewness(labels, patients) if both else None}
+
+
+def _fewness(labels: np.ndarray, patients: np.ndarray) -> str | None:
+    "Why intervals mean nothing, where a class has too few patients"
+    fewest = fewest_patients(labels, patients)
+    return None if fewest >= MIN_PATIENTS else (
+        f"intervals of 0 to 1 mean nothing: a class has {fewest} {'patient' if fewest == 1 else 'patients'}, "
+        f"and fewer than {MIN_PATIENTS} can't tell how others would fare")
 
 
 def _groups_of(xrays: XRays, scores: np.ndarray, threshold: float, groups: pd.Categorical, **draws) -> dict:
@@ -119,7 +130,7 @@ class Assessment:
         "The column of the probabilities"
         return Path(self.report["model"]["file"]).stem
 
-# %% ../nbs/24_assessment.ipynb #c0270842
+# %% ../nbs/24_assessment.ipynb #44d5bfd0
 def assess(
     xrays: XRays,  # labelled, of the size that the network takes
     model: OnnxModel,
@@ -137,6 +148,7 @@ def assess(
         kind = CLASSES[xrays.labels[0]]
         raise DataError(f"{xrays.source}: all {len(xrays)} images are {kind}; give images of both classes")
     about = {"name": xrays.source, "fingerprint": xrays.fingerprint, **whole, "notes": list(xrays.notes),
+             "equal_images": [xrays.names[group].tolist() for group in find_duplicates(xrays)],
              "unreadable": list(xrays.unreadable)}
     found = about.pop("metrics")
     report = {
@@ -165,10 +177,16 @@ def _predictions(xrays: XRays, model: OnnxModel, scores: np.ndarray) -> pd.DataF
         own["distance"] = model.distance(xrays.images)
     return own.join(told[[column for column in told if column not in own]])
 
-# %% ../nbs/24_assessment.ipynb #9d4a4ddc
-def _interval(triple: Sequence[float] | None) -> str:
+# %% ../nbs/24_assessment.ipynb #cb93b108
+def _interval(triple: Sequence[float]) -> str:
     "A value with its interval"
-    return "{:.3f}  ({:.3f} to {:.3f})".format(*triple) if triple else "one class only"
+    return "{:.3f}  ({:.3f} to {:.3f})".format(*triple)
+
+
+def _auc(triple: Sequence[float] | None) -> str:
+    "The AUC of some of the images"
+    few = ", too few patients" if triple and list(triple[1:]) == [0, 1] else ""
+    return _interval(triple) + few if triple else "one class only"
 
 
 def _told_groups(name: str, found: dict) -> list[str]:
@@ -176,9 +194,19 @@ def _told_groups(name: str, found: dict) -> list[str]:
     lines = ["", f"{'by ' + name:24} {'images':>6} {'positive':>8}   AUC"]
     for group, part in found["groups"].items():
         auc = part["metrics"] and part["metrics"]["auc"]
-        lines.append(f"  {group:22} {part['images']:6} {part['positives']:8}   {_interval(auc)}")
-    within = _interval(found["within_auc"]) if found["within_auc"] else "no group holds both classes"
+        lines.append(f"  {group:22} {part['images']:6} {part['positives']:8}   {_auc(auc)}")
+    within = _auc(found["within_auc"]) if found["within_auc"] else "no group holds both classes"
     return [*lines, f"  pairs of the same {name:<22}  {within}"]
+
+
+def _told_equal(groups: list[list[str]], most: int = 3) -> list[str]:
+    "Which images are equal, the first of them by name: fewer patients than names is no error"
+    if not groups:
+        return []
+    first = (" = ".join(group[:most]) + (" = …" if len(group) > most else "") for group in groups[:most])
+    more = [f"and {len(groups) - most} groups more"] if len(groups) > most else []
+    return [f"equal images are taken as one patient: {'; '.join([*first, *more])}"]
+
 
 def _told_guard(guard: dict | None) -> list[str]:
     "On how many images the guard would give no decision, and the AUC without them"
@@ -186,9 +214,9 @@ def _told_guard(guard: dict | None) -> list[str]:
         return []
     auc = guard["without_them"]["metrics"] and guard["without_them"]["metrics"]["auc"]
     return [f"guard: no decision on {guard['beyond']} of {guard['images']} images, counted below all the same;",
-            f"       AUC without them {_interval(auc)}"]
+            f"       AUC without them {_auc(auc)}"]
 
-# %% ../nbs/24_assessment.ipynb #ca828d95
+# %% ../nbs/24_assessment.ipynb #0b5c5cde
 def format_assessment(
     assessment: Assessment,
 ) -> str:
@@ -198,9 +226,10 @@ def format_assessment(
     lines = [
         f"{data['name']}: {data['images']} images of {data['patients']} patients, {data['positives']} with pneumonia",
         f"{report['model']['file']} decides at {report['model']['threshold']:.3f}",
-        *(f"note: {note}" for note in data["notes"]),
+        *(f"note: {note}" for note in [*data["notes"], *_told_equal(data["equal_images"])]),
         *([f"note: images that could not be read: {len(data['unreadable'])}"] if data["unreadable"] else []),
         *_told_guard(report.get("guard")),
+        *([f"note: {data['warning']}"] if data["warning"] else []),
         "", f"{'':24} value  95 % interval by patient",
         *(f"{SHORT_NAMES[name]:22}   {_interval(triple)}" for name, triple in report["metrics"].items()),
         "", f"{'confusion matrix':24} {'normal':>9} {'pneumonia':>9}  (predicted)",
@@ -208,7 +237,7 @@ def format_assessment(
     ]
     for name, found in report["groups"].items():
         lines += _told_groups(name, found)
-    return "\n".join([*lines, "", DISCLAIMER])
+    return "\n".join(map(shown, [*lines, "", DISCLAIMER]))
 
 # %% ../nbs/24_assessment.ipynb #dae8a4d2
 def draw_assessment(
@@ -234,15 +263,13 @@ def draw_assessment(
     reliability.set(xlabel="score", ylabel="share of pneumonia", title="calibration")
     return figure
 
-# %% ../nbs/24_assessment.ipynb #fa5f0ac6
+# %% ../nbs/24_assessment.ipynb #4178339d
 def save_assessment(
     assessment: Assessment,
     folder: str | Path,  # made if need be; files of an earlier assessment in it are replaced
 ) -> None:
     "Write predictions.csv, roc.csv, metrics.json and evaluation.png"
     folder, table = Path(folder), assessment.predictions
-    if folder.is_file():
-        raise DataError(f"{folder} is a file; give a folder with --out")
     false, true, at = roc_curve(table["label"], table[assessment.network])
     write_csv(folder / "predictions.csv", table)
     write_csv(folder / "roc.csv", pd.DataFrame({"threshold": at, "false_positive_rate": false, "sensitivity": true}))
@@ -250,7 +277,15 @@ def save_assessment(
     with atomic_path(folder / "evaluation.png") as draft:
         draw_assessment(assessment).savefig(draft, dpi=150)
 
-# %% ../nbs/24_assessment.ipynb #980b1cc8
+# %% ../nbs/24_assessment.ipynb #ab49e642
+def _told_by_names(xrays: XRays) -> list[str]:
+    "A note where file names say that several images are of one patient"
+    counts = pd.Series([patient_of(name) for name in xrays.names]).value_counts()
+    several = counts[counts > 1]
+    return [] if xrays.tables or several.empty else [
+        f"file names tell the patients: {several.iloc[0]} images are of {several.index[0]}"]
+
+
 def assess_source(
     source: str | Path,  # what `load_labelled` takes
     model: str | Path | None = None,  # ONNX file or run folder; None: the network shipped with the package
@@ -264,10 +299,13 @@ def assess_source(
     max_pixels: int = MAX_PIXELS,
 ) -> Assessment:
     "Judge a network on any labelled X-rays; `PneumopruneError` for what can't be used, naming the remedy"
+    if out is not None and Path(out).is_file():
+        raise DataError(f"{out} is a file; give a folder with --out")
     network = OnnxModel(model)
     xrays = load_labelled(source, network.size, table=table, columns=columns, split=None,
                           skip_unreadable=skip_unreadable, max_pixels=max_pixels)
     xrays, notes = _chosen(xrays, split)
+    notes += _told_by_names(xrays)
     told_by = str(table) if table is not None else Path(source).name
     assessment = assess(replace(xrays, notes=(*xrays.notes, *notes)), network, by=by, told_by=told_by)
     if out is not None:

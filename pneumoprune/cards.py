@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['model_card', 'data_card']
 
-# %% ../nbs/26_cards.ipynb #64cce38e
+# %% ../nbs/26_cards.ipynb #362c74c2
 from typing import Any
 
 from . import __version__
 from .core import needs
 from .evaluation import SHORT_NAMES
-from .phrases import interval, literal, number
+from .phrases import interval, literal, number, told_few
 from .run import SHORTCUTS, Run, shortcut_auc, shortcut_effects
 
 # %% ../nbs/26_cards.ipynb #6851fa1d
@@ -72,13 +72,14 @@ def _table(run: Run, name: str) -> str:
     heads = ["images", *(SHORT_NAMES[metric] for metric in _TOLD)]
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
 
-# %% ../nbs/26_cards.ipynb #e18da767
+# %% ../nbs/26_cards.ipynb #9fd65790
 def _seeds_told(run: Run) -> str:
     "What the intervals cover"
     seeds = run.summary.get("seeds")
-    if not seeds:
-        return "The 95 % intervals cover the choice of patients, not that of the training: there is one training."
-    return f"The means and 95 % intervals are over {seeds['count']} trainings and the patients, resampled together."
+    told = (f"The means and 95 % intervals are over {seeds['count']} trainings and the patients, resampled together."
+            if seeds else
+            "The 95 % intervals cover the choice of patients, not that of the training: there is one training.")
+    return " ".join([told, *told_few(run)])
 
 
 def refused(run: Run) -> str:

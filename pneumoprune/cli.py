@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'main']
 
-# %% ../nbs/28_cli.ipynb #703d5989
+# %% ../nbs/28_cli.ipynb #10f6182e
 import atexit
 import gc
+import logging
 import math
 import signal
 import sys
@@ -17,6 +18,7 @@ from enum import StrEnum
 from io import TextIOWrapper
 from json import dumps
 from os import environ
+from os.path import expanduser
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -25,7 +27,16 @@ import typer
 from typer import Argument, Option
 
 from . import __version__
-from .core import MAX_PIXELS, PneumopruneError, first_process, needs, one_line, several_processes, shown
+from pneumoprune.core import (
+    MAX_PIXELS,
+    PneumopruneError,
+    check_model_file,
+    first_process,
+    needs,
+    one_line,
+    several_processes,
+    shown,
+)
 
 # %% ../nbs/28_cli.ipynb #ff796713
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -81,7 +92,34 @@ def _refuse_without(images: Path | None, option: str, **told: Any) -> None:
             given = f"--{name.replace('_', '-')}"
             raise typer.BadParameter(f"{given} tells of images that {option} names: give both, or leave {given} out")
 
-# %% ../nbs/28_cli.ipynb #357a281c
+# %% ../nbs/28_cli.ipynb #59dcba64
+_SOURCE = "a folder, a zip, a CSV table or a MedMNIST .npz file"
+_RUN = "a run folder that `pneumoprune lab` wrote"
+
+
+def _check_there(what: str, *paths: Path | None, file: bool = True, folder: bool = True) -> None:
+    "`PneumopruneError` for a path that is none of what it may be: a file, a folder"
+    for path in paths:
+        found = Path(expanduser(path or ""))
+        if not (found.is_file() or found.is_dir()):
+            raise PneumopruneError(f"{path} does not exist, or is no file; give {what}")
+        if path is not None and not (file if found.is_file() else folder):
+            raise PneumopruneError(f"{path} is a {'file' if found.is_file() else 'folder'}; give {what}")
+
+
+def _check_folder(out: Path | None) -> None:
+    "`PneumopruneError` for a file where a folder is to be written"
+    if out is not None and out.is_file():
+        raise PneumopruneError(f"{out} is a file; give a folder with --out")
+
+
+def _check_endings(**outputs: Path | None) -> None:
+    "`PneumopruneError` for a file that is to be written under the name of another kind"
+    for ending, path in outputs.items():
+        if path is not None and path.suffix != f".{ending}":
+            raise PneumopruneError(f"{path} should end in .{ending}, the format it is written in; choose another name")
+
+# %% ../nbs/28_cli.ipynb #d168f465
 _Data = Annotated[Path | None, Option(help="X-rays: folder, zip, CSV table or MedMNIST .npz. Without it: phantoms.")]
 _External = Annotated[
     Path | None, Option(help="Labelled images of another hospital: predicted, and nothing is chosen by them.")
@@ -92,10 +130,10 @@ _Aspects = Annotated[
     Path | None,
     Option(help="CSV of name and log_aspect, log of width by height before images were squeezed: for shortcuts.csv."),
 ]
-_Size = Annotated[int | None, Option(help="Side of the images in pixels, at least 63. [224; phantoms: 96]")]
-_Limit = Annotated[int | None, Option(help="Use about so many X-rays only, at least 40.")]
+_Size = Annotated[int | None, Option(min=63, max=4096, help="Side of the images in pixels. [224; phantoms: 96]")]
+_Limit = Annotated[int | None, Option(min=40, help="Use about so many X-rays only.")]
 
-# %% ../nbs/28_cli.ipynb #ca3483b5
+# %% ../nbs/28_cli.ipynb #ba796f6c
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -105,7 +143,8 @@ class Device(StrEnum):
 
 
 _Epochs = Annotated[
-    int | None, Option(help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 10; quick: 4]")
+    int | None,
+    Option(min=1, help="Epochs of the original, and of all fine-tuning together. [25; phantoms: 10; quick: 4]"),
 ]
 _Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Decides split, weights, order and augmentation.")]
 _Seeds = Annotated[
@@ -136,7 +175,7 @@ _MinSpeedup = Annotated[
     float | None, Option(callback=_budget, help="Slim until the network is so many times as fast as before: 10, say.")
 ]
 
-# %% ../nbs/28_cli.ipynb #99426b9a
+# %% ../nbs/28_cli.ipynb #b56e76c6
 _Out = Annotated[Path, Option(help="Run folder, new or to be resumed.")]
 _Resume = Annotated[bool, Option(help="Go on with a run folder that exists; without it, refuse one.")]
 
@@ -148,8 +187,7 @@ class _Interrupted(Exception):
 @contextmanager
 def _making(out: Path, resume: bool):
     "Refuse a place that can't be used, and tell what an interruption leaves"
-    if out.is_file():
-        raise PneumopruneError(f"{out} is a file; give a folder with --out")
+    _check_folder(out)
     if not resume and out.exists() and any(out.iterdir()):
         raise PneumopruneError(f"{out} exists; leave out --no-resume to go on, or give another folder with --out")
     try:
@@ -159,7 +197,23 @@ def _making(out: Path, resume: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #06317ba3
+# %% ../nbs/28_cli.ipynb #59cb68da
+class _Lines(logging.Handler):
+    "What a chapter logs, as lines for the user"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"pneumoprune: note: {one_line(record.getMessage())}", err=True)
+
+
+def _tell_stages() -> None:
+    "Show what the lab logs; of several processes, the first one's"
+    log = logging.getLogger("pneumoprune.lab")
+    if first_process() and not any(isinstance(handler, _Lines) for handler in log.handlers):
+        log.addHandler(_Lines())
+        log.setLevel(logging.INFO)
+        log.propagate = False  # a library that sets up logging for itself would tell each line again
+
+# %% ../nbs/28_cli.ipynb #502f99f4
 @app.command()
 def lab(
     data: _Data = None,
@@ -188,9 +242,17 @@ def lab(
     json: _AsJson = False,
 ) -> None:
     "Run the whole experiment: data, AlexNet, training, pruning, compaction, comparison."
+    columns, external_columns = _roles(column), _roles(external_column)
+    _refuse_without(data, "--data", table=table, column=column)
+    _refuse_without(external, "--external", external_table=external_table, external_column=external_column)
+    if only_seed is not None and only_seed >= seeds:
+        raise typer.BadParameter(f"--only-seed {only_seed}: the run has the seeds 0 to {seeds - 1}; give --seeds more")
+    _check_there(_SOURCE, data, external)
+    _check_there("a CSV table of name and log_aspect", aspects, folder=False)
     with _making(out, resume):
         with needs("lab", "pneumoprune lab"):
             from pneumoprune.lab import lab_settings, run_lab, run_seed
+        _tell_stages()
         if quick and first_process():
             typer.echo("pneumoprune: note: a smoke run: all stages work; its numbers mean nothing", err=True)
         settings = lab_settings(
@@ -198,11 +260,9 @@ def lab(
             synthetic=data is None, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,
         )
         reading: dict[str, Any] = dict(
-            external=external, table=table, columns=_roles(column), aspects=aspects, max_pixels=max_pixels,
-            skip_unreadable=skip_unreadable, external_table=external_table, external_columns=_roles(external_column),
+            external=external, table=table, columns=columns, aspects=aspects, max_pixels=max_pixels,
+            skip_unreadable=skip_unreadable, external_table=external_table, external_columns=external_columns,
         )
-        _refuse_without(data, "--data", table=table, column=column)
-        _refuse_without(external, "--external", external_table=external_table, external_column=external_column)
         if only_seed is not None:
             made = run_seed(data, out, settings, only_seed, **reading)
             told = "when all are there, the same command without --only-seed compares"
@@ -240,7 +300,7 @@ def _as_json(run) -> str:
              "synthetic": run.synthetic, "smoke": run.smoke}
     return dumps(about | run.summary, indent=2, ensure_ascii=False)
 
-# %% ../nbs/28_cli.ipynb #e95a5497
+# %% ../nbs/28_cli.ipynb #f3761e81
 class Language(StrEnum):
     "Language of the report"
 
@@ -258,18 +318,21 @@ def report(
     html: Annotated[bool, Option("--html", help="Write one HTML page beside the PDF too.")] = False,
 ) -> None:
     "Make the report of a run: PDF, and HTML if asked."
+    _check_there(_RUN, run, file=False)
+    _check_endings(pdf=output)
     with needs("report", "pneumoprune report"):
         from pneumoprune.report import render_report
 
     written = render_report(run, output, lang=lang.value, html=html)
     typer.echo("\n".join(map(str, [written, *([written.with_suffix(".html")] if html else [])])))
 
-# %% ../nbs/28_cli.ipynb #52df1c20
+# %% ../nbs/28_cli.ipynb #fd09d0c7
 @app.command()
 def check(
     run: Annotated[Path, Argument(help="Run folder that `pneumoprune lab` wrote.")],
 ) -> None:
     "Verify a run folder: files as recorded, statistics that follow from the predictions. Writes nothing."
+    _check_there(_RUN, run, file=False)
     with needs("lab", "pneumoprune check"):
         from pneumoprune.lab import check_run
 
@@ -278,7 +341,7 @@ def check(
         raise PneumopruneError(f"{run}: {'; '.join(faults[:3])}{more}; give the lab's command again")
     typer.echo(f"{run}: all files are as recorded, and summary.json follows from predictions.csv")
 
-# %% ../nbs/28_cli.ipynb #5ade6144
+# %% ../nbs/28_cli.ipynb #b743a9b6
 _ARCH = (
     "The network: a name of torchvision (resnet50), timm:NAME, or package.module:factory, a function or class without "
     "arguments that can be imported from here."
@@ -305,6 +368,9 @@ def compact(
     json: _AsJson = False,
 ) -> None:
     "Cut everything dead out of a pruned network, and prove that it is the same function."
+    _check_there("a checkpoint (.pt, .pth or .safetensors)", model, folder=False)
+    _check_there("a batch (.pt or .safetensors) or a folder of images", inputs)
+    _check_endings(safetensors=output, onnx=onnx)
     with needs("torch", "pneumoprune compact"):
         from pneumoprune.checkpoints import compact_file
 
@@ -336,11 +402,13 @@ def predict(
     if all("error" in row for row in rows):
         raise PneumopruneError(f"none of {len(rows)} images can be read; each is named with its reason in the answer")
 
-# %% ../nbs/28_cli.ipynb #dfbda47c
+# %% ../nbs/28_cli.ipynb #cc28b728
 @app.command()
 def explain(
     image: Annotated[Path, Argument(help="A chest X-ray.")],
-    output: Annotated[Path, Option("--output", "-o", help="PNG or JPEG to write.")],
+    output: Annotated[
+        Path | None, Option("--output", "-o", help="PNG or JPEG to write. [IMAGE-explained.png, in the working folder]")
+    ] = None,
     model: Annotated[
         Path | None, Option(help="ONNX file, run folder or .safetensors network. [the shipped model]")
     ] = None,
@@ -350,11 +418,12 @@ def explain(
     from pneumoprune.dicom import dicom_objection
     from pneumoprune.prediction import explain_file
 
-    explain_file(image, output, model, force=force)
+    written = explain_file(image, output, model, force=force)
     objection = dicom_objection(image)
-    typer.echo(f"written to {output}" + (f"; the image's DICOM tags say {one_line(objection)}" if objection else ""))
+    told = f"; the image's DICOM tags say {one_line(objection)}" if objection else ""
+    typer.echo(f"written to {shown(written)}{told}")
 
-# %% ../nbs/28_cli.ipynb #f3a2abcd
+# %% ../nbs/28_cli.ipynb #f7221336
 @app.command()
 def evaluate(
     data: Annotated[Path, Argument(help="Labelled X-rays: folder, zip, CSV table beside them, or MedMNIST .npz.")],
@@ -374,6 +443,10 @@ def evaluate(
 ) -> None:
     "What a network is worth on labelled X-rays of one's own: measures with intervals by patient, groups, a figure."
     columns = _roles(column)
+    _check_there(_SOURCE, data)
+    _check_folder(out)
+    if model is not None and not model.is_dir():
+        check_model_file(model)
     with needs("report", "pneumoprune evaluate"):
         from pneumoprune.assessment import assess_source, format_assessment
 

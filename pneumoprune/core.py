@@ -88,9 +88,20 @@ def nameless(
     text = names.astype(str).str.strip().str.lower()
     return (names.isna() | text.isin(("", "nan", "none", "<na>", "nat", "null"))).to_numpy()
 
-# %% ../nbs/01_core.ipynb #16a67692
+# %% ../nbs/01_core.ipynb #3056e2a1
 class MissingExtra(PneumopruneError, ImportError):
     "An extra of the package is not installed: the message holds the command that installs it"
+
+
+def _called() -> str:
+    "What pip calls this package: its name where it is installed, else the folder it is imported from"
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("pneumoprune")
+    except PackageNotFoundError:
+        return str(Path(__file__).resolve().parents[1])
+    return "pneumoprune"
 
 
 @contextmanager
@@ -105,7 +116,7 @@ def needs(
         name = error.name or str(error)
         if name.partition(".")[0] == "pneumoprune":
             raise  # a defect, no missing extra
-        package = f'"pneumoprune[{extra}]"' if extra else "pneumoprune"
+        package = f'"{_called()}[{extra}]"' if extra else _called()
         sentence = f"{what} needs {name}, which is not installed: pip install {package}"
         raise MissingExtra(sentence, name=error.name) from None
 

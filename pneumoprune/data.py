@@ -1051,7 +1051,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(column.replace("", np.nan), errors="coerce")
     return column if numbers[column != ""].isna().any() or numbers.isna().all() else numbers
 
-# %% ../nbs/03_data.ipynb #1459b4bd
+# %% ../nbs/03_data.ipynb #650d99f5
 def _loaded(
     source: str | Path,
     size: int,
@@ -1064,7 +1064,7 @@ def _loaded(
     lay_out: Callable,
 ) -> XRays:
     "The X-rays of a source, whatever splits and classes it has"
-    path, folder, tables = Path(source).expanduser(), _cache_folder(cache), {}
+    path, folder, tables = Path(os.path.expanduser(source)), _cache_folder(cache), {}  # ~nobody stays as it is
     check_size(size)
     check_count(max_pixels, "the limit of pixels", error=DataError)
     if workers is not None:

@@ -8,7 +8,7 @@ __all__ = ['MARGINS', 'EvaluationError', 'metrics', 'confusion', 'calibration_cu
            'misled_auc_with_interval', 'within_auc', 'within_auc_with_interval', 'texture_features', 'shortcut_scores',
            'texture_score', 'follows']
 
-# %% ../nbs/05_evaluation.ipynb #db5df8f2
+# %% ../nbs/05_evaluation.ipynb #6694c6f2
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
 
 from .core import PneumopruneError, as_number, check_count, nameless
 
@@ -170,14 +171,17 @@ def shift_aucs(
     misleading: Mapping[str, float] | None = None,  # image name -> what a shortcut says; only pairs it gets wrong count
 ) -> pd.DataFrame:  # one row for "val" and each "val-…", by name; one column for each network
     "AUC on the validation patients, as they are and under each simulated shift; over `misled_auc`'s pairs if wanted"
-    val = predictions[predictions["split"].str.startswith("val")]
-    if misleading is None:
-        auc = lambda part, name: sk.roc_auc_score(part["label"], part[name])
-    else:
-        if missing := sorted(set(val["name"]) - set(misleading)):
-            raise EvaluationError(f"misleading has no score for {missing[0]} ({len(missing)} such images); give all")
-        auc = lambda part, name: misled_auc(part["label"], part[name], part["name"].map(misleading))
-    aucs = {split: [auc(part, name) for name in names] for split, part in val.groupby("split")}
+    val, aucs = predictions[predictions["split"].str.startswith("val")], {}
+    if misleading is not None and (missing := sorted(set(val["name"]) - set(misleading))):
+        raise EvaluationError(f"misleading has no score for {missing[0]} ({len(missing)} such images); give all")
+    for split, part in val.groupby("split"):
+        labels, scores = part["label"].to_numpy(), part[list(names)].to_numpy()
+        if misleading is None:  # of all networks at once: what takes longest is that scikit-learn checks its arguments
+            every = np.repeat(labels[:, None], len(names), axis=1)
+            aucs[split] = np.atleast_1d(sk.roc_auc_score(every, scores, average=None))
+        else:
+            said = part["name"].map(misleading).to_numpy()
+            aucs[split] = [misled_auc(labels, of_one, said) for of_one in scores.T]
     return pd.DataFrame(aucs, index=list(names)).T
 
 # %% ../nbs/05_evaluation.ipynb #228d4c6e
@@ -263,10 +267,13 @@ def _weighted_metrics(weights: np.ndarray, labels: np.ndarray, scores: np.ndarra
 # %% ../nbs/05_evaluation.ipynb #53daa8f0
 MIN_PATIENTS = 6  # of each class: the fewest that an interval within their range can rest on, since 2 ** (1 - 6) < 5 %
 
-# %% ../nbs/05_evaluation.ipynb #14bf17cd
-def _fewest(labels: np.ndarray, groups: np.ndarray) -> int:
+# %% ../nbs/05_evaluation.ipynb #50283791
+def fewest_patients(
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia
+    patients: np.ndarray,  # (N,) whose image it is
+) -> int:
     "Patients of the class that has fewer of them"
-    return min(len(np.unique(groups[labels == label])) for label in (0, 1))
+    return min(len(np.unique(patients[labels == label])) for label in (0, 1))
 
 # %% ../nbs/05_evaluation.ipynb #d0a62253
 def _widened(low, high, patients: int, least: float) -> tuple[np.ndarray, np.ndarray]:
@@ -288,7 +295,7 @@ def _with_interval(
     low, high = _widened(low, high, patients, least)
     return {name: [float(values[i]), float(low[i]), float(high[i])] for i, name in enumerate(METRICS)}
 
-# %% ../nbs/05_evaluation.ipynb #035601ce
+# %% ../nbs/05_evaluation.ipynb #febed3bc
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     "Networks on the same images, judged as they are and under the same resamples of patients"
@@ -316,11 +323,13 @@ def evaluate(
     once, groups = np.ones((1, len(labels))), _groups(patients, len(labels))
     values = {name: _weighted_metrics(once, labels, *model)[0] for name, model in checked.items()}
     draws = {name: [] for name in checked}
-    for weights in _resampled_weights(labels, groups, resamples, seed):
-        for name, model in checked.items():
-            draws[name].append(_weighted_metrics(weights, labels, *model))
+    with tqdm(total=resamples, desc="resampling patients", leave=False, delay=2) as bar:
+        for weights in _resampled_weights(labels, groups, resamples, seed):
+            for name, model in checked.items():
+                draws[name].append(_weighted_metrics(weights, labels, *model))
+            bar.update(len(weights))
     together = {name: np.concatenate(blocks) for name, blocks in draws.items()}
-    return Evaluation(labels, checked, values, together, _fewest(labels, groups))
+    return Evaluation(labels, checked, values, together, fewest_patients(labels, groups))
 
 # %% ../nbs/05_evaluation.ipynb #8923aa54
 def model_intervals(
@@ -590,7 +599,7 @@ def misled_auc(
                               "use the AUC over all pairs")
     return float(auc)
 
-# %% ../nbs/05_evaluation.ipynb #2a8e0353
+# %% ../nbs/05_evaluation.ipynb #036b93f6
 def _involved(labels: np.ndarray, misleading: np.ndarray) -> np.ndarray:
     "Which images stand in a misled pair"
     lowest, highest = misleading[labels == 1].min(), misleading[labels == 0].max()
@@ -602,7 +611,7 @@ def _pair_interval(labels, scores, rule: _Rule, groups, involved, resamples: int
     weights = _resampled_weights(labels, groups, resamples, seed)
     draws = np.concatenate([_pair_auc(block, labels, scores, rule) for block in weights])
     ends = np.nanpercentile(draws, (2.5, 97.5)) if not np.isnan(draws).all() else np.array([0.0, 1.0])
-    low, high = _widened(ends[:1], ends[1:], _fewest(labels[involved], groups[involved]), least=0)
+    low, high = _widened(ends[:1], ends[1:], fewest_patients(labels[involved], groups[involved]), least=0)
     return float(low[0]), float(high[0])
 
 # %% ../nbs/05_evaluation.ipynb #0d7d23c2
@@ -685,10 +694,10 @@ def texture_features(
         row[:] = np.bincount(ring[inside], power[inside], rings) / np.bincount(ring[inside], minlength=rings)
     return np.log(features + 1e-3)  # a blank image has no power
 
-# %% ../nbs/05_evaluation.ipynb #970af66e
+# %% ../nbs/05_evaluation.ipynb #ecf031d4
 def _cross_fitted(features, labels, groups, folds: int, seed: int) -> tuple[np.ndarray, Any]:
     "Probabilities by models that have not seen the patient, and a model of all patients"
-    if check_count(folds, "folds", 2, EvaluationError) > (fewest := _fewest(labels, groups)):
+    if check_count(folds, "folds", 2, EvaluationError) > (fewest := fewest_patients(labels, groups)):
         raise EvaluationError(f"{folds} folds need as many patients of each class, and a class has {fewest}; "
                               "give fewer folds, or more images")
     deal = StratifiedGroupKFold(folds, shuffle=True, random_state=check_count(seed, "the seed", 0, EvaluationError))

@@ -314,7 +314,7 @@ def _new_aspects(folder: Path, info: dict, mine: dict) -> bool:
     path = folder / "shortcuts.csv"
     return known != given if known else not path.exists() or b"aspect" not in path.read_bytes().partition(b"\n")[0]
 
-# %% ../nbs/25_lab.ipynb #f5338c50
+# %% ../nbs/25_lab.ipynb #7915d65f
 def _in_words(theirs: dict, mine: dict) -> list[str]:
     "In what two runs differ, in few words: settings first, then where the images come from"
     found = _differences(theirs["settings"], mine["settings"])
@@ -332,7 +332,8 @@ def _in_words(theirs: dict, mine: dict) -> list[str]:
 
 def _same_run(folder: Path, mine: dict) -> dict:
     "The content of run.json; `PneumopruneError` if it is of another run than `mine`"
-    info = read_json(folder / "run.json")
+    if not isinstance(info := read_json(folder / "run.json"), dict):
+        raise PneumopruneError(f"{folder / 'run.json'} records no run; restore it, or give another folder with --out")
     theirs = _as_grown({key: info.get(key) for key in mine}, mine)
     if theirs != mine:
         words = "; ".join(_in_words(theirs, mine))
@@ -370,7 +371,7 @@ def _strike(info: dict, name: str) -> None:
     if name in info["stages"]:
         info["struck"][name] = info["stages"].pop(name)
 
-# %% ../nbs/25_lab.ipynb #17e6eb26
+# %% ../nbs/25_lab.ipynb #d7fc199c
 _log = logging.getLogger(__name__)
 
 
@@ -431,10 +432,17 @@ class Lab:
         "Has the stage left all it promises?"
         return name in self.info["stages"]
 
+    def place_of(self, name: str) -> str:
+        "Which stage of how many this is, and of which training where there are several"
+        stage = f"stage {list(_LEAVES).index(name) + 1} of {len(_LEAVES)}: {name}"
+        of_one = self.run.seeds > 1 and name not in _ONCE
+        return f"training {self.number + 1} of {self.run.seeds}, {stage}" if of_one else stage
+
     def timed(self, name: str, stage, *networks):
         "The result of a stage; its seconds, unless recorded before, and its files stand in run.json when it is done"
         if self.done(name):
             return stage(self, *networks)  # it reads what it left
+        _log.info(self.place_of(name))
         start = time.perf_counter()
         result = stage(self, *networks)
         seconds = self.info["seconds"].setdefault(name, time.perf_counter() - start)
@@ -995,7 +1003,7 @@ def _sources(
     there = partial(_load_external, external, settings.size, table=external_table, columns=external_columns, **reading)
     return here, there
 
-# %% ../nbs/25_lab.ipynb #cfac6440
+# %% ../nbs/25_lab.ipynb #20dcbf5c
 @contextmanager
 def _calmly(lab: Lab):
     "Without the warnings that a smoke run cannot but give"
@@ -1015,6 +1023,9 @@ def _run_chain(lab: Lab) -> None:
         slimmed = lab.timed("slim", slim_stage, original, compacted)
         lab.timed("slim-int8", int8_stage, original, slimmed)
         lab.timed("predictions", predictions_stage)
+    if lab.run.seeds > 1:
+        seconds = sum(lab.info["seconds"].get(name, 0) for name in _leaves(1))
+        _log.info("training %d of %d is done, %.0f s in all", lab.number + 1, lab.run.seeds, seconds)
 
 
 def _conclude(lab: Lab) -> None:
@@ -1209,7 +1220,18 @@ def _make(jobs: int, *run: Any) -> None:
     if failures:
         raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
 
-# %% ../nbs/25_lab.ipynb #0d96d307
+# %% ../nbs/25_lab.ipynb #7ff21365
+def _done_so_far(out: Path, seeds: int) -> str:
+    "How many stages a run folder records as done, and which; of several trainings, how many of each"
+    infos = [_place(out, number) / "run.json" for number in range(seeds)]
+    done = [read_json(info).get("stages", {}) if info.exists() else {} for info in infos]
+    counts = [(len(stages), len(_leaves(number))) for number, stages in enumerate(done)]
+    found, all_ = map(sum, zip(*counts))
+    each = [f"training {number}: {one} of {of}" for number, (one, of) in enumerate(counts, 1)]
+    which = f" ({', '.join(each if seeds > 1 else done[0])})" if found else ""
+    return f"{out}: {found} of {all_} stages are done{which}"
+
+# %% ../nbs/25_lab.ipynb #96fb3517
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -1240,7 +1262,10 @@ def run_lab(
         if not _all_is_finished(*run):
             with _only_one(out):
                 Lab(run[0], settings, out, 0, run[3]).record(jobs=jobs)
+                _log.info(_done_so_far(out, settings.seeds))
                 _make(1 if core.several_processes() else jobs, *run)
+        else:
+            _log.info(f"{out}: all stages are done; nothing is made again")
         return load_run(out)
 
     _check_device(settings.original.device)

@@ -428,12 +428,21 @@ def _graph(nodes: list) -> fx.Graph:
             raise ValueError(f"{name} would draw random numbers")
     return graph
 
-# %% ../nbs/18_networks.ipynb #86aa6af8
+# %% ../nbs/18_networks.ipynb #9cfacd96
 def _check_file(path: str | os.PathLike, wanted: str) -> None:
     "`CompactionError` unless `path` is a file"
     if not Path(path).is_file():
         kind = "a folder" if Path(path).is_dir() else "no file" if Path(path).exists() else "missing"
         raise CompactionError(f"{path} is {kind}; give {wanted}")
+
+
+_COMPACT = "`pneumoprune compact FILE.pt --arch NAME -o small.safetensors` makes of such a file what load_network reads"
+
+
+def _torch_saved(path: str | os.PathLike) -> bool:
+    "Does it begin like a zip or a pickle?"
+    with open(path, "rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -443,6 +452,10 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, s
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        if isinstance(error, SafetensorError) and _torch_saved(path):
+            raise CompactionError(f"{path} is a zip or a pickle, as torch.save writes them; {_COMPACT}") from None
+        if Path(path).suffix == ".onnx":
+            raise CompactionError(f"{path} is an ONNX file; ONNX Runtime reads it, and `pneumoprune predict`") from None
         raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
 
 # %% ../nbs/18_networks.ipynb #afc51e60
@@ -589,7 +602,7 @@ def save_network(
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise CompactionError(f"{path} cannot be written ({error})") from None
 
-# %% ../nbs/18_networks.ipynb #11f7cd60
+# %% ../nbs/18_networks.ipynb #e1c389a9
 def load_network(
     path: str | os.PathLike,  # file written by `save_network`
     model: nn.Module | None = None,  # made by the code of the network, uncut, where that could not be traced; untouched
@@ -603,7 +616,7 @@ def load_network(
     tensors, metadata = _read(path)
     text = metadata.pop("pneumoprune", None)
     if text is None:
-        raise CompactionError(f"{path} holds weights but no architecture; load_network reads what save_network wrote")
+        raise CompactionError(f"{path} holds weights but no architecture; {_COMPACT.replace('.pt', '.safetensors')}")
     try:
         description = json.loads(text)
         if description["format"] not in (1, _FORMAT):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'PhraseError', 'use_language', 'number', 'interval', 'say', 'say_if_known']
 
-# %% ../nbs/08_phrases.ipynb #2f8b9045
+# %% ../nbs/08_phrases.ipynb #3efc24af
 import hashlib
 import math
 import re
@@ -15,6 +15,7 @@ from babel import Locale
 from babel.numbers import format_decimal
 
 from .core import PneumopruneError
+from .evaluation import MIN_PATIENTS, MIN_SEEDS, fewest_patients
 from .run import Run, curve_jumps, curve_noise
 
 # %% ../nbs/08_phrases.ipynb #c3737561
@@ -230,7 +231,7 @@ def plural(
     form: dict[str, str] = dict(zip(names, forms))
     return f"{number(count, 0)} {form[Locale(_current).plural_form(count)]}"
 
-# %% ../nbs/08_phrases.ipynb #832db30e
+# %% ../nbs/08_phrases.ipynb #5b33954e
 _CLAUSES = {  # English, Russian
     "rises": ("rises by {} points", "повышается на {} п. п."),
     "falls": ("falls by {} points", "снижается на {} п. п."),
@@ -253,8 +254,8 @@ _CLAUSES = {  # English, Russian
                  "{} п. п., хуже исходной (весь интервал ниже границы)"),
     "inconclusive": ("{} points, not shown to be non-inferior (the interval crosses the margin)",
                      "{} п. п., не доказано, что не хуже исходной (интервал пересекает границу)"),
-    "uninformative": ("{} points, not comparable (a network gives all images the same answer)",
-                      "{} п. п., сравнение невозможно (ответы сети одинаковы для всех снимков)"),
+    "uninformative": ("{} points, not comparable (too few patients or trainings, or one answer for all images)",
+                      "{} п. п., сравнение невозможно (мало пациентов или обучений либо один ответ на все снимки)"),
     "is non-inferior": ("is non-inferior to the original", "не уступает исходной в заданных границах"),
     "is inferior": ("is inferior to the original in {}", "уступает исходной {}"),
     "is not shown": ("is not shown to be non-inferior to the original in {}",
@@ -271,6 +272,14 @@ _CLAUSES = {  # English, Russian
                  "**Получено на фантомах.** Все результаты относятся к синтетическим изображениям."),
     "smoke": ("**A smoke run.** Its networks are narrow and hardly trained. It shows that all of it runs, and no more.",
               "**Пробный запуск.** Сети узкие и почти не обучены: он показывает лишь, что всё работает."),
+    "few patients": ("**Too few patients.** Patients of the smaller class: {}. With fewer than {}, an interval means "
+                     "nothing, and is as wide as can be.",
+                     "**Слишком мало пациентов.** Пациентов в меньшем классе: {}. Если их меньше {}, интервал ни о "
+                     "чём не говорит и имеет наибольшую возможную ширину."),
+    "few seeds": ("**Too few trainings.** With fewer than {}, an interval over trainings means nothing, and is as wide "
+                  "as can be.",
+                  "**Слишком мало обучений.** Если их меньше {}, интервал по обучениям ни о чём не говорит и имеет "
+                  "наибольшую возможную ширину."),
 }
 
 
@@ -373,7 +382,7 @@ def outcome(
             return _clause(key, _clause("and").join(map(_clause, failed)))
     return _clause("is non-inferior")
 
-# %% ../nbs/08_phrases.ipynb #07c432a3
+# %% ../nbs/08_phrases.ipynb #729f161c
 def measured(
     run: Run,
     name: str,  # a network
@@ -407,11 +416,25 @@ def fingerprint(
     return hashlib.sha256(files).hexdigest()[:16]
 
 
+def told_few(
+    run: Run,
+) -> list[str]:  # sentences; empty where all intervals mean something
+    "Where patients, or trainings, are too few for an interval"
+    parts = {say(name): run.part(split) for split, name in (("val", "validation"), ("test", "test"))}
+    parts |= {say("external"): run.part("external")} if "external" in set(run.predictions["split"]) else {}
+    fewest = {name: fewest_patients(part["label"], part["patient"]) for name, part in parts.items()}
+    few = ", ".join(f"{name} {count}" for name, count in fewest.items() if count < MIN_PATIENTS)
+    told = [_clause("few patients", few, MIN_PATIENTS)] if few else []
+    seeds = run.summary.get("seeds", {}).get("count", 1)
+    return told + ([_clause("few seeds", MIN_SEEDS)] if 1 < seeds < MIN_SEEDS else [])
+
+
 def notices(
     run: Run,
 ) -> list[str]:  # paragraphs; empty for a full run on X-rays
-    "What a reader must know before the first number: a smoke run, or one on phantoms"
-    return [_clause(key) for key, told in (("smoke", run.smoke), ("phantoms", run.synthetic)) if told]
+    "What a reader must know before the first number: a smoke run, one on phantoms, one with few patients"
+    told = [_clause(key) for key, told in (("smoke", run.smoke), ("phantoms", run.synthetic)) if told]
+    return told + told_few(run)
 
 # %% ../nbs/08_phrases.ipynb #352d1938
 def seed_count(

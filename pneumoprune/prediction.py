@@ -6,7 +6,7 @@
 __all__ = ['DISCLAIMER', 'PredictionError', 'OnnxModel', 'read_image', 'predict_files', 'occlusion_map', 'grad_cam',
            'explain_file']
 
-# %% ../nbs/23_prediction.ipynb #6c009ea8
+# %% ../nbs/23_prediction.ipynb #bd6be887
 import glob
 from collections.abc import Iterable
 from importlib import resources
@@ -15,7 +15,7 @@ from math import nextafter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pneumoprune.core import (
     MAX_PIXELS,
@@ -141,15 +141,18 @@ class OnnxModel:
             raise PredictionError(f"{self.path.name} has no guard; give it one with `add_guard`")
         return run_onnx(self.session, images, name=self.path.name, output=1)
 
-# %% ../nbs/23_prediction.ipynb #f1468813
+# %% ../nbs/23_prediction.ipynb #95a384d5
 _IMAGES = (".png", ".jpg", ".jpeg")
+_ARCHIVES = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")  # how they begin
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> str:
     "Why a file can't be read as an image, and what to do, in one line"
     reason = complaint(error)
+    if isinstance(error, Image.UnidentifiedImageError) and start.startswith(_ARCHIVES):
+        return f"{path} is an archive; unpack it and give the images in it (evaluate takes labelled ones as zip or npz)"
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"{path} is no image: there is neither PNG nor JPEG nor DICOM inside; give an X-ray"
+        return f"{path} is no image: there is neither PNG nor JPEG nor DICOM inside; give an X-ray, saved as PNG"
     if is_dicom(start, path.name):
         return f"{path} can't be read as DICOM ({reason}); export one frame of it as PNG"
     return f"{path} can't be read as PNG or JPEG ({reason}); export it again as PNG"
@@ -330,14 +333,36 @@ def grad_cam(
     cam = (weights * maps).sum(0).relu().numpy()
     return np.asarray(Image.fromarray(cam).resize(image.shape[-2:][::-1], Image.Resampling.BILINEAR))
 
-# %% ../nbs/23_prediction.ipynb #dabbd713
+# %% ../nbs/23_prediction.ipynb #55c1a851
+# Okabe and Ito (2008)
+_COLOURS = {"speaks for pneumonia": np.array([213, 94, 0]), "speaks against it": np.array([0, 114, 178])}
+
+
 def _tinted(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.Image:
     "The grey image with `heat` over it, its largest magnitude in the full colour"
-    orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])  # Okabe and Ito (2008)
     strength = np.clip(heat / max(np.abs(heat).max(), 1e-12), -1, 1)[..., None]
     alpha = opacity * np.abs(strength)
-    mixed = (1 - alpha) * image[0][..., None] + alpha * np.where(strength > 0, orange, blue)
+    mixed = (1 - alpha) * image[0][..., None] + alpha * np.where(strength > 0, *_COLOURS.values())
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+# %% ../nbs/23_prediction.ipynb #1c09c59f
+def _with_legend(picture: Image.Image) -> Image.Image:
+    "A picture with a line under it: a square of each colour, and what it means"
+    size = max(12, picture.width // 32)
+    whole = Image.new("RGB", (picture.width, picture.height + 2 * size), "white")
+    whole.paste(picture)
+    pen, top = ImageDraw.Draw(whole), picture.height + size // 2
+    for number, (meaning, colour) in enumerate(_COLOURS.items()):
+        left = size // 2 + number * picture.width // 2
+        pen.rectangle((left, top, left + size, top + size), tuple(colour))
+        pen.text((left + 1.5 * size, top + size / 2), meaning, "black", ImageFont.load_default(size), "lm")
+    return whole
+
+
+def _check_picture(path: str | Path) -> None:
+    "`PredictionError` for a name that is none of a picture"
+    if Path(path).suffix.lower() not in _IMAGES:
+        raise PredictionError(f"{path}: a heat map is written as {' or '.join(_IMAGES)}; choose such a name")
 
 
 def save_heatmap(
@@ -348,9 +373,8 @@ def save_heatmap(
     opacity: float = 0.65,  # of the strongest colour, in [0, 1]
     side: int = 448,  # smallest side of the written image, in pixels
 ) -> None:
-    "The image in grey with `heat` over it: orange speaks for pneumonia, blue against"
-    if Path(path).suffix.lower() not in _IMAGES:
-        raise PredictionError(f"{path}: a heat map is written as {' or '.join(_IMAGES)}; choose such a name")
+    "The image in grey with `heat` over it, orange for pneumonia and blue against, and what the colours mean under it"
+    _check_picture(path)
     if not 0 <= as_number(opacity) <= 1:
         raise PredictionError(f"opacity is {opacity}; give a share in 0..1")
     check_count(side, "side", error=PredictionError)
@@ -358,19 +382,23 @@ def save_heatmap(
     if tinted.width < side:
         tinted = tinted.resize((side, side), Image.Resampling.BICUBIC)
     with atomic_path(path) as draft:
-        tinted.save(draft)
+        _with_legend(tinted).save(draft)
 
-# %% ../nbs/23_prediction.ipynb #c0fae35a
+# %% ../nbs/23_prediction.ipynb #7e67b32a
 def explain_file(
     path: str | Path,  # a chest X-ray
-    output: str | Path,  # PNG or JPEG to write
+    output: str | Path | None = None,  # PNG or JPEG to write; None: IMAGE-explained.png in the working folder
     model: str | Path | None = None,  # .onnx file, run folder or .safetensors network; None: the network shipped
     *,
     size: int = 224,  # side of the images of a .safetensors network, in pixels; an ONNX file knows its own
     force: bool = False,  # also where the guard of an ONNX file gives no decision that could be explained
-) -> None:
+) -> Path:  # what was written
     "Write what the decision rests on: Grad-CAM for a PyTorch network, occlusion for an ONNX file"
-    if Path(output).exists() and Path(output).samefile(path):
+    output = _explained(Path(path)) if output is None else Path(output)
+    _check_picture(output)
+    if not Path(path).is_file():
+        raise PredictionError(f"{path} is missing or no file; give one image")
+    if output.exists() and output.samefile(path):
         raise PredictionError(f"{output} is the image itself; give another name for what is written")
     if model is not None and Path(model).suffix == ".safetensors":
         with needs("torch", f"{model}, a PyTorch network,"):
@@ -388,3 +416,10 @@ def explain_file(
             raise PredictionError(f"{path}: {_FOREIGN}; there is no decision to explain (--force draws the map)")
         heat = occlusion_map(onnx, image)
     save_heatmap(image, heat, output)
+    return output
+
+
+def _explained(image: Path) -> Path:
+    "What the picture of an image is called where no name is given"
+    stem = image.stem if image.suffix.lower() in _IMAGES + DICOM_SUFFIXES else image.name  # 1.2.840.1 is a whole name
+    return Path(f"{stem}-explained.png")

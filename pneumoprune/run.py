@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ class Run:
         "The budgets that slimming was given"
         slim = self.info["settings"].get("slim", {})
         return {key: slim[key] for key in ("max_file_mb", "max_macs", "min_speedup") if slim.get(key)}
+
+    @cached_property
+    def faster(self) -> pd.Series:  # by batch, model and engine
+        "By what factor a call takes less time than one of the first network in PyTorch, on one thread"
+        calls = self.latency[self.latency["threads"] == 1]
+        return speedups(calls, (self.models[0], "pytorch")).set_index(["batch", "model", "engine"])["speedup"]
 
     def part(self, split: str) -> pd.DataFrame:
         "The predictions of one split"
@@ -326,9 +333,7 @@ def times_faster(
     engine: str | None = None,  # 'pytorch' or 'onnxruntime'; None: the one it was made for
 ) -> float:
     "By what factor a call takes less time than one of the first network in PyTorch, on one thread"
-    calls = run.latency[(run.latency["threads"] == 1) & (run.latency["batch"] == batch)]
-    ratios = speedups(calls, (run.models[0], "pytorch")).set_index(["model", "engine"])["speedup"]
-    return float(ratios[name, engine or own_engine(name)])
+    return float(run.faster[batch, name, engine or own_engine(name)])
 
 # %% ../nbs/07_run.ipynb #67ae8472
 def same_decisions(
@@ -423,14 +428,17 @@ def shortcut_effects(
     told = {split: part["name"].map(said[split]).to_numpy() for split, part in parts.items()}
     positive = parts["val"]["label"].to_numpy() == 1
     some = told["val"][positive].min() < told["val"][~positive].max()  # is any pair misled?
+    chosen = {name: columns for name, columns in seed_columns(known).items() if models is None or name in models}
+    every = [column for columns in chosen.values() for column in columns]
+    all_pairs = shift_aucs(known, every)
+    misled = shift_aucs(known, every, misleading=said["val"]) if some else all_pairs * math.nan
     rows = []
-    for name, columns in seed_columns(known).items():
-        for seed, column in enumerate(columns if models is None or name in models else ()):
-            pairs = {"all_pairs": shift_aucs(known, [column]).mean().item(),
-                     "misled": shift_aucs(known, [column], misleading=said["val"]).mean().item() if some else math.nan}
+    for name, columns in chosen.items():
+        for seed, column in enumerate(columns):
             following = {f"follows_{split}": follows(part["label"], part[column], told[split])
                          for split, part in parts.items()}
-            rows.append({"model": name, "seed": seed, **pairs, **following})
+            means = {"all_pairs": all_pairs[column].mean(), "misled": misled[column].mean()}
+            rows.append({"model": name, "seed": seed, **means, **following})
     return pd.DataFrame(rows)
 
 # %% ../nbs/07_run.ipynb #3e5c9625

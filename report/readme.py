@@ -221,7 +221,10 @@ def slimming(path: Path = ROOT / "bench/slimming.csv") -> str:
         lines.append("| " + " | ".join([way, *cells, *(["", ""] if way == "L2" else told)]) + " |")
     beyond = [way for way in aucs.index if way != "L2" and abs(below.loc[way].mean()) > error[way]]
     more = [way for way, theirs in final.groupby("way", sort=False) if theirs.macs.mean() > 1.05 * budget]
-    before = f"{start.macs.mean() / 1e6:.0f} M multiply–accumulates, {start.parameters.mean() / 1e6:.0f} M parameters"
+    reference = json.loads((ROOT / "results/reference/summary.json").read_text(encoding="utf-8"))
+    three = reference["models"]["original"]["macs"]
+    before = f"{start.macs.mean() / 1e6:.0f} M multiply–accumulates ({three / 1e6:.0f} M before the three equal planes "
+    before += f"of a grey image are summed into one), {start.parameters.mean() / 1e6:.0f} M parameters"
     differs = ", ".join(beyond) or "none"
     told = f"\nBefore: {before}, AUC {start.auc.mean():.4f}. Beyond chance, {differs} differs from L2."
     if more:

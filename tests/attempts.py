@@ -4,6 +4,7 @@ and may be killed, starved or cut off without harm to the tests. `python attempt
 """
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -189,6 +190,7 @@ def _serve() -> None:
     warm.load()
     for name in LOADED:
         import_module(name)
+    gc.freeze()  # or each process would look through all that is loaded
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)

@@ -608,6 +608,7 @@ def commands(folder: Path) -> dict[str, list[Case]]:
         Case("predict", mine("png"), told=("mine.png",)),
         Case("predict", image, "--model", mine("onnx"), told=("mine.onnx",)),
         Case("predict", "missing.png", told=("missing.png",)),
+        Case("predict", good("kaggle.zip"), told=("unpack it",)),
         Case("predict", "*.png", told=("*.png",)),
         Case("predict", ""),
         Case("predict", "[", told=("[",)),
@@ -638,7 +639,6 @@ def commands(folder: Path) -> dict[str, list[Case]]:
     explain = [
         *(Case("explain", "--force", path, *heat, told=(_shown(path)[:10],)) for path in each("images")[::2] + strange),
         *(Case("explain", "--force", image, *heat, "--model", path, told=(_shown(path),)) for path in each("models")),
-        Case("explain", "--force", image, told=("--output",)),
         Case("explain", "--force", image, "-o", a_folder, told=("empty",)),
         Case("explain", "--force", *heat, told=("IMAGE",)),
         Case("explain", "--force", image, "-o", no_place, told=("text.txt",)),

@@ -208,9 +208,11 @@ def test_a_run_folder_is_a_model_everywhere(finished, tmp_path):
     refused(run("predict", picture, "--model", folder), "holds no models/slim-int8.onnx", "give a run")
 
 
-def test_a_report_in_html_is_named_too(monkeypatch):
+def test_a_report_in_html_is_named_too(tmp_path, monkeypatch):
     from pneumoprune import report
 
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
     monkeypatch.setattr(report, "render_report", lambda run, *_, **__: Path(run) / "report.pdf")
     assert run("report", "mine").stdout.split() == [str(Path("mine/report.pdf"))]
     assert run("report", "mine", "--html").stdout.split() == [f"mine{os.sep}report.{kind}" for kind in ("pdf", "html")]
@@ -303,3 +305,47 @@ def test_tags_of_another_modality_are_told_with_every_answer(tmp_path):
     (knee := tmp_path / "knee.dcm").write_bytes(dicom(Modality="MR", BodyPartExamined="KNEE"))
     for answer in (run("predict", knee), run("explain", knee, "-o", tmp_path / "heat.png", "--force")):
         assert answer.returncode == 0 and "DICOM tags say modality MR, body part KNEE" in answer.stdout, answer.stderr
+
+
+def test_a_mistake_that_can_be_seen_at_once_costs_no_import_of_torch(tmp_path):
+    image(tmp_path / "x.png")
+    missing, out = tmp_path / "missing", tmp_path / "new"
+    commands = [
+        ["lab", "--data", missing], ["lab", "--external", missing], ["lab", "--aspects", missing],
+        ["lab", "--size", "9"], ["lab", "--limit", "3"], ["lab", "--epochs", "0"], ["lab", "--table", "t.csv"],
+        ["lab", "--seeds", "2", "--only-seed", "2"], ["lab", "--out", tmp_path / "x.png"],
+        ["compact", missing, "-o", out], ["compact", tmp_path / "x.png", "-o", out],
+        ["compact", tmp_path / "x.png", "-o", "x.safetensors", "--inputs", missing],
+        ["compact", tmp_path / "x.png", "-o", "x.safetensors", "--onnx", out],
+        ["check", missing], ["report", missing], ["evaluate", missing], ["evaluate", tmp_path, "--model", missing],
+        ["evaluate", tmp_path, "--out", tmp_path / "x.png"],
+        ["explain", missing, "--model", "x.safetensors"], ["explain", tmp_path / "x.png", "-o", out],
+    ]  # fmt: skip
+    code = """
+import json, sys
+from pneumoprune.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["pneumoprune", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, arguments
+print(sorted({"torch", "pandas"} & set(sys.modules)))
+"""
+    given = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == "[]\n", done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(commands) and all(line.startswith("pneumoprune: ") for line in lines), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_explain_names_its_picture_after_the_image_and_keeps_the_image(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = image(tmp_path / "x.png").read_bytes()
+    done = run("explain", tmp_path / "x.png", "--force")
+    assert done.returncode == 0 and done.stdout.startswith("written to x-explained.png"), done.stderr
+    assert [path.name for path in Path().iterdir()] == ["x-explained.png"]
+    assert (tmp_path / "x.png").read_bytes() == before

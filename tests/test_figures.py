@@ -152,8 +152,8 @@ def test_a_figure_keeps_the_language_it_was_made_in(run):
         assert not any("lang" in inspect.signature(getattr(module, name)).parameters for name in names)
 
 
-def test_curves_draw_the_history_and_zoom_past_the_first_epochs(run):
-    figure = drawn("curves", run)
+def test_curves_draw_the_history_and_zoom_past_the_first_epochs(run, once):
+    figure = once("curves", run)
     for row, quantity, factor in zip(np.array(figure.axes).reshape(2, -1), ("loss", "accuracy"), (1, 100)):
         for ax, name in zip(row, run.trained):
             own = run.history[run.history["model"] == name]
@@ -179,9 +179,9 @@ def test_curves_of_a_training_of_few_epochs(run, short):
     assert len(line.get_xdata()) == short and line.get_marker() == "."
 
 
-def test_confusion_matrices_hold_every_image_of_the_test_set(run):
+def test_confusion_matrices_hold_every_image_of_the_test_set(run, once):
     test = run.part("test")
-    for name, ax in zip(run.models, drawn("confusion_matrices", run).axes):
+    for name, ax in zip(run.models, once("confusion_matrices", run).axes):
         positive, predicted = test["label"] == 1, test[name] >= run.summary["models"][name]["threshold"]
         cells = [(positive == row) & (predicted == column) for row in (0, 1) for column in (0, 1)]
         shares = [cell.sum() / (positive == row).sum() for cell, row in zip(cells, (0, 0, 1, 1))]
@@ -190,8 +190,8 @@ def test_confusion_matrices_hold_every_image_of_the_test_set(run):
         assert np.allclose(ax.collections[0].get_array().ravel(), shares)
 
 
-def test_roc_curves_enclose_the_areas_of_the_summary(run):
-    roc, pr = drawn("roc_and_pr", run).axes[:2]
+def test_roc_curves_enclose_the_areas_of_the_summary(run, once):
+    roc, pr = once("roc_and_pr", run).axes[:2]
     for name, curve, dot in zip(run.models, roc.lines[0::2], roc.lines[1::2]):
         test = run.summary["models"][name]["test"]
         assert np.trapezoid(curve.get_ydata(), curve.get_xdata()) == pytest.approx(test["auc"][0])
@@ -202,8 +202,8 @@ def test_roc_curves_enclose_the_areas_of_the_summary(run):
         assert np.hypot(*(curve.get_xydata() - dot.get_xydata()).T).min() < 1e-9
 
 
-def test_boxes_of_times_have_the_quartiles_of_the_run(run):
-    panel = drawn("latency_plot", run).axes[0]
+def test_boxes_of_times_have_the_quartiles_of_the_run(run, once):
+    panel = once("latency_plot", run).axes[0]
     assert [tick.get_text() for tick in panel.get_yticklabels()] == [
         f"{name}\n{'onnxruntime' if name == 'slim-int8' else 'pytorch'}" for name in run.models
     ]
@@ -219,28 +219,28 @@ def test_boxes_of_times_have_the_quartiles_of_the_run(run):
         fg.latency_plot(run, threads=64)
 
 
-def test_sizes_channels_and_widths_draw_what_the_run_holds(run):
-    dots = [float(dot.get_xdata()[0]) for dot in drawn("sizes", run).axes[0].lines]
+def test_sizes_channels_and_widths_draw_what_the_run_holds(run, once):
+    dots = [float(dot.get_xdata()[0]) for dot in once("sizes", run).axes[0].lines]
     assert dots == [run.summary["models"][name][key] for name in run.models for key in ("size_mb", "file_mb")]
     last = run.pruning[run.pruning["round"] == run.pruning["round"].max()]
-    bars = drawn("channels", run).axes[0].patches[-len(last) :]
+    bars = once("channels", run).axes[0].patches[-len(last) :]
     assert np.allclose([bar.get_width() for bar in bars], 100 * last["inputs left"] / last["inputs"])
-    before, after, slim = np.array([dot.get_xdata()[0] for dot in drawn("widths", run).axes[0].lines]).reshape(3, -1)
+    before, after, slim = np.array([dot.get_xdata()[0] for dot in once("widths", run).axes[0].lines]).reshape(3, -1)
     assert before.tolist() == run.compaction["outputs_before"].tolist()[:-1]
     assert after.tolist() == run.compaction["outputs_after"].tolist()[:-1]
     assert "-".join(f"{width:.0f}" for width in slim) in set(run.rounds["widths"])
 
 
-def test_sensitivity_map_has_each_auc_in_its_place(run):
-    figure = drawn("sensitivity_map", run)
+def test_sensitivity_map_has_each_auc_in_its_place(run, once):
+    figure = once("sensitivity_map", run)
     texts = iter(figure.axes[0].texts)
     for layer in run.sensitivity["layer"].unique():
         row = run.sensitivity[run.sensitivity["layer"] == layer].sort_values("amount")
         assert [next(texts).get_text() for _ in range(len(row))] == row["auc"].map(number).tolist()
 
 
-def test_tradeoff_draws_the_path_and_the_tolerance_only_where_there_is_one(run, three):
-    lines = {line.get_label(): line for line in drawn("tradeoff", run).axes[1].lines}
+def test_tradeoff_draws_the_path_and_the_tolerance_only_where_there_is_one(run, three, once):
+    lines = {line.get_label(): line for line in once("tradeoff", run).axes[1].lines}
     assert np.allclose(lines["slimming rounds"].get_xdata(), run.rounds["macs"] / 1e6)
     least = run.summary["models"]["original"]["shift_auc"] - run.info["settings"]["slim"]["tolerance"]
     assert lines["tolerance"].get_ydata()[0] == pytest.approx(least)
@@ -248,8 +248,8 @@ def test_tradeoff_draws_the_path_and_the_tolerance_only_where_there_is_one(run, 
     assert {line.get_label() for line in drawn("tradeoff", three).axes[0].lines} == set(three.models)
 
 
-def test_forest_draws_the_intervals_of_the_summary(run):
-    for ax, metric in zip(drawn("forest", run).axes, ("accuracy", "auc")):
+def test_forest_draws_the_intervals_of_the_summary(run, once):
+    for ax, metric in zip(once("forest", run).axes, ("accuracy", "auc")):
         margin = ax.lines[1].get_xdata()[0]
         for place, (name, bar) in enumerate(zip(run.models[1:], ax.containers)):
             judged = run.summary["comparisons"][name]["noninferiority"][metric]
@@ -259,10 +259,10 @@ def test_forest_draws_the_intervals_of_the_summary(run):
             assert ax.texts[place].get_text() == judged["verdict"]
 
 
-def test_scores_rise_where_the_images_of_a_kind_are(run):
+def test_scores_rise_where_the_images_of_a_kind_are(run, once):
     test = run.part("test")
     kind = kinds(test["name"], test["label"])
-    for name, ax in zip(run.models, drawn("scores", run).axes):
+    for name, ax in zip(run.models, once("scores", run).axes):
         for line, chosen in zip(ax.lines, ("normal", "bacterial pneumonia", "viral pneumonia")):
             below = line.get_ydata()[line.get_xdata() <= 0.5].max()
             assert below == pytest.approx((test[name][kind == chosen] <= 0.5).mean())

@@ -235,6 +235,29 @@ def test_a_table_of_images_is_recorded_and_may_be_called_otherwise(tmp_path, set
     assert not read_json(tmp_path / "run/run.json").get("struck")
 
 
+def test_each_stage_is_told_with_its_number_and_a_run_that_goes_on_with_what_is_there(
+    tmp_path, settings, chains, caplog, monkeypatch
+):
+    monkeypatch.setattr(lab._log, "propagate", True)  # the command line, if it ran before, shows it by itself
+    caplog.set_level("INFO", "pneumoprune.lab")
+    chains.failing = {1}
+    run: Any = lambda seeds: lab.run_lab(None, tmp_path, replace(settings, seeds=seeds), phantom_count=60)
+    with pytest.raises(PneumopruneError):
+        run(2)
+    told = [line for line in caplog.messages if "is done" not in line]
+    assert told[:2] == [f"{tmp_path}: 0 of 16 stages are done", "training 1 of 2, stage 1 of 10: original"]
+    assert told[7:11] == [f"training 2 of 2, stage {k} of 10: {name}" for k, name in enumerate(lab._leaves(1), 1)][:4]
+    assert told[11:] == [f"stage {k} of 10: {name}" for k, name in enumerate(lab._leaves(0), 1)][6:]
+    chains.failing = set()
+    caplog.clear()
+    run(2)
+    assert caplog.messages[0] == f"{tmp_path}: 13 of 16 stages are done (training 1: 10 of 10, training 2: 3 of 6)"
+    assert caplog.messages[1] == "training 2 of 2, stage 4 of 10: slim"
+    caplog.clear()
+    run(2)
+    assert caplog.messages == [f"{tmp_path}: all stages are done; nothing is made again"]
+
+
 def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
     settings = replace(settings, seeds=2)
     for number in (1, 0):

@@ -4,6 +4,7 @@ What needs Node and ONNX Runtime Web (`make page` fetches it) is `hard`; `make t
 
 import base64
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 
 from pneumoprune.core import PneumopruneError
 from pneumoprune.page import find_runtime, write_page
-from pneumoprune.prediction import OnnxModel, occlusion_map, predict_files, read_image
+from pneumoprune.prediction import OnnxModel, format_predictions, occlusion_map, predict_files, read_image
 
 ROOT = Path(__file__).parent.parent
 NODE = shutil.which("node")
@@ -217,3 +218,21 @@ def test_a_page_needs_its_runtime_and_writes_over_nothing_else(tmp_path):
     assert "<!-- card -->" not in html and "no medical device" in html
     found = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.*")}
     assert found == set(written.files)
+
+
+def filled(template, values):
+    "What a JavaScript template gives; `values` are those of its expressions, by their text"
+    return re.sub(r"\$\{(.*?)\}", lambda expression: values[expression[1]], template)
+
+
+def test_the_page_tells_a_prediction_in_the_words_of_predict():
+    "Read from the text of words.js, so that it needs no Node; that the page says so is looked at in test_browser"
+    english = (ROOT / "pneumoprune/web/words.js").read_text(encoding="utf-8").partition("\n  ru: {")[0]
+    assert "const share = (number) => number.toFixed(3);" in english
+    values = {"share(probability)": "0.123", "decision": "NORMAL", "share(threshold)": "0.568",
+              "distance.toFixed(2)": "1.24"}  # fmt: skip
+    row = {"file": "a.png", "probability": 0.1234, "decision": "NORMAL", "threshold": 0.5678, "distance": 1.239}
+    for name, told in (("decided", row), ("refused", row | {"decision": None})):
+        [template] = re.findall(rf"^    {name}: .*=>\s*`([^`]*)\.`,$", english, re.M)
+        sentence = filled(template, values)
+        assert f"a.png: {sentence[0].lower()}{sentence[1:]}" == format_predictions([told]).split("\n")[0]

@@ -140,3 +140,11 @@ def test_links_between_chapters_lead_somewhere():
 def test_installed_package_does_not_import_nbdev():
     for path in (ROOT / "pneumoprune").glob("*.py"):
         assert not re.search(r"^\s*(from|import) (nbdev|fastcore)", path.read_text(encoding="utf-8"), re.M), path.name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_tells_every_target_and_does_nothing_without_one():
+    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (targets,) = re.findall(r"^\.PHONY: (.*?[^\\])$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M | re.S)
+    assert set(re.findall(r"^  make ([\w-]+)", told, re.M)) == set(targets.replace("\\", " ").split())
+    assert told == subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,16 +1,15 @@
 "The report as a reader gets it: a stranger's run is rendered in both languages, and PDF and HTML are read back"
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pypdf import PdfReader
 from pypdf.generic import DictionaryObject
 from simulated import simulated_run
@@ -180,14 +179,18 @@ def test_every_interval_is_one_of_the_run(pdf, pages, folder):
     assert not [one for one in found if one not in known]
 
 
+def saved_outputs(notebook: Path) -> list[list[dict]]:
+    "What each code cell shows, as the file has it"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+
+
 def test_another_run_has_other_numbers(pdf, page):
     "No interval of the committed run, which the notebooks' saved outputs show, stands in the report of this one"
     profile = yaml.safe_load((ROOT / f"_quarto-{pdf.stem}.yml").read_text(encoding="utf-8"))["book"]
     chapters = [ROOT / name for name in [*profile["chapters"], *profile["appendices"]] if name.endswith(".ipynb")]
-    outputs = [
-        output for path in chapters for cell in nbformat.read(path, 4)["cells"] for output in cell.get("outputs", [])
-    ]
-    saved = "".join(str(output.get("data", {}).get("text/plain", "")) for output in outputs)
+    outputs = [output for path in chapters for shown in saved_outputs(path) for output in shown]
+    saved = "".join(line for output in outputs for line in output.get("data", {}).get("text/plain", []))
     interval_ = r"[−+]?[\d.,]+ \[[−+]?[\d.,]+[,;] [−+]?[\d.,]+\]"
     of_reference = set(re.findall(interval_, saved))
     assert len(of_reference) > 100 and not of_reference & set(re.findall(interval_, page))
@@ -295,14 +298,27 @@ def test_profiles_of_quarto():
 def filtered(cells: list) -> list:
     "Cells after the filter that Quarto runs on notebooks"
     program = [sys.executable, "-I", ROOT / "report/strip_directives.py"]
-    text = nbformat.writes(new_notebook(cells=cells))
+    text = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     done = subprocess.run(program, input=text, capture_output=True, encoding="utf-8", check=True)
     return json.loads(done.stdout)["cells"]
 
 
-def shown(**data) -> list:
-    names = {"html": "text/html", "md": "text/markdown", "text": "text/plain"}
-    return [new_output("display_data", {names[key]: value for key, value in data.items()})]
+def code(source: str, outputs=()) -> dict:
+    "A code cell as Jupyter writes it"
+    lines = source.splitlines(keepends=True)
+    return {"cell_type": "code", "execution_count": None, "metadata": {}, "source": lines, "outputs": list(outputs)}
+
+
+def markdown(source: str) -> dict:
+    return {"cell_type": "markdown", "metadata": {}, "source": source.splitlines(keepends=True)}
+
+
+def printed(text: str) -> dict:
+    return {"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)}
+
+
+def shown(html: str) -> list:
+    return [{"output_type": "display_data", "metadata": {}, "data": {"text/html": html.splitlines(keepends=True)}}]
 
 
 FRAME = pd.DataFrame({"parameters": [61_100_840, 2_345], "file": ["a.onnx", "b.onnx"]}, index=["original", "slim"])
@@ -310,11 +326,11 @@ FRAME = pd.DataFrame({"parameters": [61_100_840, 2_345], "file": ["a.onnx", "b.o
 
 def test_filter_is_a_program_of_its_own():
     cells = [
-        new_code_cell("#| hide\nx"),
-        new_code_cell("#| export\n#|exporti\n# | label: fig-a\n#| echo: false\n\ny = '''\n#| hide\n'''"),
-        new_code_cell("#| hide_input\nz"),
-        new_code_cell("bar()", outputs=[new_output("stream", name="stdout", text="10 %\r50 %\r100 %\n")]),
-        new_markdown_cell("a\nb"),
+        code("#| hide\nx"),
+        code("#| export\n#|exporti\n# | label: fig-a\n#| echo: false\n\ny = '''\n#| hide\n'''"),
+        code("#| hide_input\nz"),
+        code("bar()", [printed("10 %\r50 %\r100 %\n")]),
+        markdown("a\nb"),
     ]
     kept = filtered(cells)
     assert [cell["source"] for cell in kept] == [
@@ -331,7 +347,7 @@ def test_exported_code_is_abridged():
     public = helper.replace("_helper", "public")
     bare = "@decorated\n" + helper.replace("    'What it does'\n", "").replace("_helper", "_bare")
     source = f"#| export\nimport os\nfrom a import (\n    b,\n)\n\n\n{helper}\n\n{public}\n\n{bare}"
-    cells = [new_code_cell("#| default_exp part"), new_code_cell(source), new_code_cell("#| export\nimport sys")]
+    cells = [code("#| default_exp part"), code(source), code("#| export\nimport sys")]
     [cell] = filtered(cells)  # a cell of imports alone is gone
     remark = "    # … 20 more lines in pneumoprune/part.py\n"
     expected = f"def _helper(x):\n    'What it does'\n{remark}\n{public}\n@decorated\ndef _bare(x):\n{remark}"
@@ -340,13 +356,13 @@ def test_exported_code_is_abridged():
 
 def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
     frame = pd.DataFrame({"n": [1]}, index=pd.Index(["= used"], name="step"))
-    pieces = [new_output("stream", name="stdout", text=text) for text in ("a\n", "b\n")]
+    pieces = [printed(text) for text in ("a\n", "b\n")]
     cells = filtered(
         [
-            new_code_cell("x", outputs=pieces),
-            new_code_cell("x", outputs=shown(html=frame.to_html())),
-            new_code_cell("x", outputs=shown(html=frame.style.set_caption("own").to_html())),
-            new_code_cell("x", outputs=shown(html=FRAME.T.to_html())),
+            code("x", pieces),
+            code("x", shown(frame.to_html())),
+            code("x", shown(frame.style.set_caption("own").to_html())),
+            code("x", shown(FRAME.T.to_html())),
         ]
     )
     assert [output["text"] for output in cells[0]["outputs"]] == [["a\n", "b\n"]]
@@ -360,18 +376,22 @@ def test_printed_pieces_are_joined_and_tables_made_fit_for_print():
     assert not [cell for cell in cells[1:] if "text/html" in cell["outputs"][0]["data"]], "Quarto would load scripts"
 
 
-def test_a_chapter_executed_again_changes_nothing(tmp_path):
+def execute(notebook: str, target: str) -> None:
+    "As Jupyter does, without the seconds that it takes to start"
+    from execnb.shell import CaptureShell
+
+    os.chdir(Path(notebook).parent)
+    pd.set_option("display.max_columns", 20)  # as pandas has it where it finds Jupyter
+    CaptureShell().execute(notebook, target, exc_stop=True)
+
+
+def test_a_chapter_executed_again_changes_nothing(attempt, tmp_path):
     "Outputs hold no times, random names or dates"
-    source = ROOT / "index.ipynb"
-    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--output-dir", tmp_path]
-    done = subprocess.run([*command, source], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    saved, again = (
-        [cell["outputs"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "outputs" in cell]
-        for path in (source, tmp_path / source.name)
-    )
-    for cell in (*saved, *again):
-        for output in cell:
-            output.pop("execution_count", None)
-            output.pop("metadata", None)
-    assert saved == again
+    source, target = ROOT / "index.ipynb", tmp_path / "index.ipynb"
+    ended = attempt([source, target], tmp_path, call="test_report:execute")
+    assert ended.code == 0, ended.err
+    saved, again = saved_outputs(source), saved_outputs(target)
+    for output in (output for cell in (*saved, *again) for output in cell):
+        output.pop("execution_count", None)
+        output.pop("metadata", None)
+    assert saved == again and any(saved)

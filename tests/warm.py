@@ -4,6 +4,7 @@ What every one of them needs is loaded once, and each runs in a process forked f
 of them four seconds, and each export to ONNX more than one.
 """
 
+import ctypes
 import gc
 import os
 import sys
@@ -19,10 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PROCESSES = 2
 # the longest; what is short then fills both processors evenly
 FIRST = """
-test_compaction.py 25_lab.ipynb test_results.py test_compaction_properties.py test_report.py test_networks.py
-test_reliability.py 13_pruning.ipynb test_cli.py test_quantization.py test_training.py test_bad_inputs.py
-17_compaction.ipynb test_data.py 09_figures.ipynb 20_slimming.ipynb 21_quantization.ipynb 12_training.ipynb
-test_figures.py test_breadth.py test_evaluation.py
+test_compaction.py test_cli.py 25_lab.ipynb test_report.py test_compaction_properties.py test_networks.py
+test_quantization.py test_figures.py test_bad_inputs.py test_results.py test_reliability.py test_package.py
+21_quantization.ipynb 20_slimming.ipynb 13_pruning.ipynb 17_compaction.ipynb test_breadth.py 09_figures.ipynb
+28_cli.ipynb test_data.py 12_training.ipynb test_evaluation.py test_reference.py 03_results.ipynb 03_rezultaty.ipynb
+05_evaluation.ipynb 11_alexnet.ipynb
 """.split()
 
 
@@ -38,6 +40,14 @@ def keep_onnx_operations() -> None:
         pass
 
 
+def keep_memory() -> None:
+    "What is freed is used again: the system would clear the pages of every large tensor anew (glibc alone knows how)"
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give nothing back
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: nor take a mapping of its own for what is large
+
+
 loaded = False
 
 
@@ -46,11 +56,17 @@ def load() -> None:
     global loaded
     if loaded:
         return
+    import _hypothesis_pytestplugin  # noqa: F401
+    import hypothesis  # noqa: F401
+    import nbdev.test  # noqa: F401
+    import pytest  # noqa: F401
     import torch
+    import torchvision  # noqa: F401
 
     import pneumoprune.lab  # noqa: F401
     import pneumoprune.report  # noqa: F401
 
+    keep_memory()
     keep_onnx_operations()
     torch.onnx.export(torch.nn.Linear(1, 1).eval(), (torch.zeros(1, 1),), BytesIO(), dynamo=True, verbose=False)
     loaded = True
@@ -64,9 +80,12 @@ def _program(name: str, *arguments: str) -> int:
 
 
 def _notebook(path: Path) -> int:
-    "As `nbdev-test` does"
+    "As `nbdev-test` does, but that nothing is drawn or set in HTML that nobody will look at"
+    from IPython.core.formatters import DisplayFormatter
     from nbdev.test import test_nb
 
+    # errors in there would fail no cell anyway: IPython prints them; that figures can be drawn is seen by tests/
+    DisplayFormatter.format = lambda *_, **__: ({}, {})
     os.chdir(path.parent)
     passed, _ = test_nb(path, skip_flags=["notest"], basepath=ROOT)
     return 0 if passed else 1
@@ -77,7 +96,9 @@ def _tests(path: Path, place: Path) -> int:
     import pytest
 
     os.chdir(ROOT)
-    code = pytest.main([str(path), "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)])
+    options = ["-n", "0", "-p", "no:cacheprovider", "--basetemp", str(place / path.stem)]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins were loaded before pytest knew of them
+    code = pytest.main([str(path), *options])
     return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)  # all hard, or skipped
 
 
