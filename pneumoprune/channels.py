@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RULES', 'CompactionError', 'Rule', 'Coupled', 'rule_for', 'Elementwise', 'Query', 'Cuttable']
 
-# %% ../nbs/14_channels.ipynb #9e08c20c
+# %% ../nbs/14_channels.ipynb #df345051
+import math
 from collections import Counter
 from collections.abc import Callable, Set
 from functools import cached_property
@@ -838,7 +839,7 @@ def _carrier(stuck: np.ndarray, present: np.ndarray, given: np.ndarray) -> np.nd
     among = stuck & present if (stuck & present).any() else stuck
     return np.arange(len(stuck)) == np.where(among, np.abs(given), -1.0).argmax()
 
-# %% ../nbs/14_channels.ipynb #d7e0fe24
+# %% ../nbs/14_channels.ipynb #af346cc6
 class _Weights(Cuttable):
     "The parameters of a convolution or linear layer, in one shape for all of them"
 
@@ -875,7 +876,7 @@ class _Weights(Cuttable):
     @property
     def taps(self) -> int:
         "Positions that a filter sees at once"
-        return self.module.weight[0, 0].numel()
+        return math.prod(self.module.weight.shape[2:])
 
     def shaped(self, weight: np.ndarray, groups: int) -> np.ndarray:
         "A weight (outputs, inputs of a group, taps) in the shape that the module has it in"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ProofWarning', 'CompactionReport', 'compact', 'restore']
 
-# %% ../nbs/17_compaction.ipynb #c2afcb57
+# %% ../nbs/17_compaction.ipynb #1b2fa47b
 import html
 import inspect
 import math
@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_map_only
 from .alexnet import _copied, _hooked, _Macs, _materialise, copy_network, count_parameters, size_mb
 from .channels import CompactionError, Layer, _own
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _cuts, _plan, _with_new_numbers
-from .graph import ChannelGraph, _dead_ends, _evaluating, _in_double, _refuse_wrapped, channel_graph
+from .graph import _SINGLE, ChannelGraph, _dead_ends, _evaluating, _in_double, _refuse_wrapped, channel_graph
 
 # %% ../nbs/17_compaction.ipynb #a0b08999
 def _tensors(answer: Any, name: str = "output") -> dict[str, torch.Tensor]:
@@ -512,7 +512,10 @@ def _warn_of_unused(model: nn.Module, small: nn.Module, found: ChannelGraph, inp
             stacklevel=4,
         )
 
-# %% ../nbs/17_compaction.ipynb #f3e5a95c
+# %% ../nbs/17_compaction.ipynb #87e5bd5e
+_LARGE = 1 << 24  # numbers of a weight of a linear layer that is doubled a few rows at a time, not as a whole
+
+
 def _doubled(model: nn.Module) -> Any:
     "A copy of a network, on the CPU and in float64"
 
@@ -531,12 +534,17 @@ def _exact_numbers(model: nn.Module):
     if any(not tensor.is_cpu or tensor.dtype not in (torch.float32, torch.float64) for tensor in tensors):
         yield _doubled(model)
         return
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m.weight.dtype is torch.float32]
+    large = [weight for weight in linear if weight.numel() >= _LARGE]
+    tensors = [tensor for tensor in tensors if not any(tensor is weight for weight in large)]
     own = [tensor.data for tensor in tensors]
     try:
+        _SINGLE.extend(large)
         for tensor in tensors:  # NumPy asks for large pages of memory; PyTorch does not, and fills it half as fast
             tensor.data = torch.from_numpy(np.empty(tensor.shape)).copy_(tensor.data)
         yield model
     finally:
+        _SINGLE.clear()
         for tensor, data in zip(tensors, own):
             tensor.data = data
 
@@ -547,7 +555,32 @@ def _to_be_cut(model: nn.Module) -> Any:
     for module in model.modules():
         held = vars(module) | _own(module)
         shared += [held[key] for name, parts in _hooked(module).items() for key in (name, *parts) if key in held]
-    return copy_network(model, shared).eval()
+    copied = copy_network(model, shared).eval()
+    for module in copied.modules():
+        for key, hook in module._forward_pre_hooks.items():
+            if type(hook).__call__ is prune.BasePruningMethod.__call__:
+                module._forward_pre_hooks[key] = _Once(hook)
+    return copied
+
+
+class _Once(prune.BasePruningMethod):
+    "A mask that is multiplied with its weight only if one of the two, or the product, has changed since"
+
+    def __init__(self, hook: Any):
+        self.hook, self._tensor_name, self.seen = hook, hook._tensor_name, []
+
+    def __call__(self, module, inputs):
+        if not self.seen or self.seen != self._now(module):
+            self.hook(module, inputs)
+            self.seen = self._now(module)
+
+    def _now(self, module: Any) -> list:
+        tensors = [getattr(module, self._tensor_name + part) for part in ("_orig", "_mask", "")]
+        followed = not any(tensor.is_inference() for tensor in tensors)  # else PyTorch keeps no count of changes
+        return [(id(tensor), tensor, tensor._version) for tensor in tensors] if followed else []
+
+    def compute_mask(self, t, default_mask):
+        return self.hook.compute_mask(t, default_mask)
 
 
 def _twin(model: nn.Module) -> Any:

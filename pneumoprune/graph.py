@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['channel_graph', 'Group', 'channel_groups']
 
-# %% ../nbs/15_graph.ipynb #2fd81538
+# %% ../nbs/15_graph.ipynb #21609c61
 import inspect
 import logging
 import operator
@@ -22,6 +22,7 @@ with needs("torch", "pneumoprune.graph"):
     import torch
 
 import numpy as np
+import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
@@ -92,13 +93,32 @@ def _mutable(value: Any) -> Any:
         return {key: _mutable(item) for key, item in value.items()}
     return tuple(map(_mutable, value)) if type(value) is tuple else value
 
-# %% ../nbs/15_graph.ipynb #a114b7ac
+# %% ../nbs/15_graph.ipynb #87223fb7
+_SINGLE: list[torch.Tensor] = []  # large weights that are float32 while all else is float64
+_BLOCK = 1 << 18  # so many of their numbers are float64 at a time: 2 MB
+
+
+def _by_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    "A linear layer in float64 whose weight is float32"
+    out = x.new_empty((*x.shape[:-1], len(weight)))
+    block = x.new_empty((max(1, _BLOCK // weight.shape[1]), weight.shape[1]))
+    for start in range(0, len(weight) if x.numel() else 0, len(block)):
+        rows = weight[start : start + len(block)]
+        some = slice(start, start + len(rows))
+        out[..., some] = F.linear(x, block[: len(rows)].copy_(rows), None if bias is None else bias[some])
+    return out
+
+
 class _NoCasts(TorchFunctionMode):
     "Casts between floating-point numbers cast to float64"
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and isinstance(args[0], torch.Tensor):
             return args[0].double()
+        if func is F.linear and type(args[0]) is torch.Tensor and any(args[1] is weight for weight in _SINGLE):
+            return _by_rows(*args, **(kwargs or {}))
+        if getattr(func, "__self__", None) is torch.Tensor.shape:
+            return func(*args)
         args, kwargs = map(self._double, args), {key: self._double(value) for key, value in (kwargs or {}).items()}
         return func(*args, **kwargs)
 
@@ -106,6 +126,8 @@ class _NoCasts(TorchFunctionMode):
     def _double(value: Any) -> Any:
         if isinstance(value, torch.dtype) and value.is_floating_point:
             return torch.float64
+        if isinstance(value, torch.Tensor) and any(value is weight for weight in _SINGLE):
+            return value.double()
         single = isinstance(value, str) and value in ("torch.FloatTensor", "torch.HalfTensor")
         return "torch.DoubleTensor" if single else value
 

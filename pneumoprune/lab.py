@@ -371,10 +371,16 @@ def _strike(info: dict, name: str) -> None:
     if name in info["stages"]:
         info["struck"][name] = info["stages"].pop(name)
 
-# %% ../nbs/25_lab.ipynb #d7fc199c
+# %% ../nbs/25_lab.ipynb #5b91efa0
 _log = logging.getLogger(__name__)
 
 
+def _numbered(name: str, number: int, seeds: int) -> str:
+    "Which stage of how many this is, and of which training where there are several"
+    stage = f"stage {list(_LEAVES).index(name) + 1} of {len(_LEAVES)}: {name}"
+    return f"training {number + 1} of {seeds}, {stage}" if seeds > 1 and name not in _ONCE else stage
+
+# %% ../nbs/25_lab.ipynb #bfcc641a
 @dataclass
 class Lab:
     "An unfinished chain: its X-rays, the settings of the run, its folder, and the content of run.json"
@@ -432,17 +438,11 @@ class Lab:
         "Has the stage left all it promises?"
         return name in self.info["stages"]
 
-    def place_of(self, name: str) -> str:
-        "Which stage of how many this is, and of which training where there are several"
-        stage = f"stage {list(_LEAVES).index(name) + 1} of {len(_LEAVES)}: {name}"
-        of_one = self.run.seeds > 1 and name not in _ONCE
-        return f"training {self.number + 1} of {self.run.seeds}, {stage}" if of_one else stage
-
     def timed(self, name: str, stage, *networks):
         "The result of a stage; its seconds, unless recorded before, and its files stand in run.json when it is done"
         if self.done(name):
             return stage(self, *networks)  # it reads what it left
-        _log.info(self.place_of(name))
+        _log.info(_numbered(name, self.number, self.run.seeds))
         start = time.perf_counter()
         result = stage(self, *networks)
         seconds = self.info["seconds"].setdefault(name, time.perf_counter() - start)
