@@ -1214,3 +1214,27 @@ def test_a_shuffle_in_groups_of_one_channel():
     model = tiny(nn.Conv2d(3, 3, 3), Shuffled(), nn.Conv2d(3, 2, 3))
     model[2].weight.data[:, 1] = 0
     assert compact(model, torch.randn(2, 3, 8, 8)).report.kept["0"][0].tolist() == [0, 2]
+
+
+def test_large_weights_are_doubled_by_rows_wherever_they_are_read(monkeypatch):
+    class Reads(nn.Module):
+        "Its code reads the weight of a layer that it calls, and of one that it does not"
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.end = nn.Linear(6, 9), nn.Linear(9, 9), nn.Linear(9, 2)
+
+        def forward(self, x):
+            x = self.first(x).relu() @ F.normalize(self.second.weight.T, dim=0)
+            return self.end(x + self.end.weight.abs().sum(0))
+
+    monkeypatch.setattr("pneumoprune.compaction._LARGE", 1)
+    monkeypatch.setattr("pneumoprune.graph._BLOCK", 20)
+    torch.manual_seed(0)
+    model = Reads()
+    model.second.weight.data[:, :4] = 0
+    assert compact(model, torch.randn(4, 6)).report.difference == 0
+    model = masked(lively(tiny(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 2))), 0.4)
+    report = compact(model, torch.randn(4, 6)).report
+    assert report.difference < 1e-15 and report.channels[1] < report.channels[0]
+    assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
