@@ -1,7 +1,7 @@
-# Every target makes what it needs: on a fresh machine, Python 3.11 and make are enough.
+# Every target makes what it needs: on a fresh machine, Python 3.11 and make are enough (or PYTHON=python3.12).
 #   make help                    these lines
 #   make lab                     the whole experiment on phantoms, ending in the report
-#   make lab DATA=chest_xray.zip the same on real X-rays
+#   make lab DATA=chest_xray.zip the same on real X-rays; ARGS="--seeds 3" are more options of pneumoprune lab
 #   make test                    everything that must hold, or PART='nbs/05_evaluation.ipynb tests/test_run.py'
 #   make test-hard               what takes longer: thousands of networks, whole libraries of architectures
 #   make fuzz                    random files for the readers of files, SECONDS=60 (or at most RUNS) for each of six kinds

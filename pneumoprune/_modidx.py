@@ -1033,6 +1033,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'pneumoprune.networks._tensors_of': ('networks.html#_tensors_of', 'pneumoprune/networks.py'),
                                       'pneumoprune.networks._tie': ('networks.html#_tie', 'pneumoprune/networks.py'),
                                       'pneumoprune.networks._ties': ('networks.html#_ties', 'pneumoprune/networks.py'),
+                                      'pneumoprune.networks._to_compact': ('networks.html#_to_compact', 'pneumoprune/networks.py'),
                                       'pneumoprune.networks._torch_saved': ('networks.html#_torch_saved', 'pneumoprune/networks.py'),
                                       'pneumoprune.networks._widths': ('networks.html#_widths', 'pneumoprune/networks.py'),
                                       'pneumoprune.networks.export_network': ('networks.html#export_network', 'pneumoprune/networks.py'),

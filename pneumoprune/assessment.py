@@ -37,6 +37,8 @@ def _chosen(xrays: XRays, split: str | None) -> tuple[XRays, list[str]]:
     if split == "all" or split is None and told == {EXTERNAL}:
         return xrays, []
     wanted = "test" if split is None else split
+    if told == {EXTERNAL}:
+        raise DataError(f"{xrays.source} tells no splits; leave out --split {split}")
     if wanted not in told:
         raise DataError(f"{xrays.source} has no split {wanted!r} but {', '.join(sorted(told))}; "
                         "choose one of them with --split, or all")
@@ -212,9 +214,10 @@ def _told_guard(guard: dict | None) -> list[str]:
     "On how many images the guard would give no decision, and the AUC without them"
     if not guard or not guard["beyond"]:
         return []
-    auc = guard["without_them"]["metrics"] and guard["without_them"]["metrics"]["auc"]
+    left = guard["without_them"]
+    auc = _auc(left["metrics"] and left["metrics"]["auc"]) if left["images"] else "none: no image is left"
     return [f"guard: no decision on {guard['beyond']} of {guard['images']} images, counted below all the same;",
-            f"       AUC without them {_auc(auc)}"]
+            f"       AUC without them {auc}"]
 
 # %% ../nbs/24_assessment.ipynb #0b5c5cde
 def format_assessment(

@@ -102,7 +102,8 @@ def _check_there(what: str, *paths: Path | None, file: bool = True, folder: bool
     for path in paths:
         found = Path(expanduser(path or ""))
         if not (found.is_file() or found.is_dir()):
-            raise PneumopruneError(f"{path} does not exist, or is no file; give {what}")
+            reason = "is neither a file nor a folder" if found.exists() else "does not exist"
+            raise PneumopruneError(f"{path} {reason}; give {what}")
         if path is not None and not (file if found.is_file() else folder):
             raise PneumopruneError(f"{path} is a {'file' if found.is_file() else 'folder'}; give {what}")
 
@@ -246,7 +247,8 @@ def lab(
     _refuse_without(data, "--data", table=table, column=column)
     _refuse_without(external, "--external", external_table=external_table, external_column=external_column)
     if only_seed is not None and only_seed >= seeds:
-        raise typer.BadParameter(f"--only-seed {only_seed}: the run has the seeds 0 to {seeds - 1}; give --seeds more")
+        told = f"the run has the seeds 0 to {seeds - 1}; give --seeds {only_seed + 1} or more"
+        raise typer.BadParameter(f"--only-seed {only_seed}: {told}")
     _check_there(_SOURCE, data, external)
     _check_there("a CSV table of name and log_aspect", aspects, folder=False)
     with _making(out, resume):

@@ -220,8 +220,8 @@ def _warn_if_uninformative(varies: float, dead_ends: Sequence[str], inputs: int,
     agree = f"The two networks agree on {inputs} inputs (largest difference {difference:.0e})"
     if varies <= _ALIKE:
         message = (
-            f"{_same_answer(dead_ends, inputs)}, so that equality proves nothing. {agree}. Mask fewer channels; before "
-            "training, a last layer of zeros does that, too"
+            f"{_same_answer(dead_ends, inputs)}, so that equality proves nothing. {agree}. Mask fewer channels, or "
+            "give a trained network: a last layer that is still zero has the same effect"
         )
     else:
         message = (
@@ -264,8 +264,8 @@ _NOTHING = (
     "prune.ln_structured and prune.random_structured make them"
 )
 _STAYED = (
-    "nothing was cut: channels of zeros had to stay in {}. They are outputs of the network itself, or meet what is "
-    "taken whole: an operation without a rule, or a module that was not traced"
+    "nothing was cut: channels of zeros had to stay in {}. They are outputs of the network itself, meet what is taken "
+    "whole (an operation without a rule, a module that was not traced), or bring a constant to a layer that pads"
 )
 
 # %% ../nbs/17_compaction.ipynb #f209f3ca
@@ -762,7 +762,8 @@ def restore(
     _refuse_wrapped(masked)
     report = getattr(compacted, "report", None)
     if not isinstance(report, CompactionReport):
-        raise CompactionError("this network was not made by compact: no .report says where its weights belong")
+        raise CompactionError("this network was not made by compact, or was read from a file, which keeps no .report: "
+                              "give the network that compact returned")
     held: list[str] = []
     targets = dict(masked.named_modules(remove_duplicate=False))
     with torch.no_grad():

@@ -436,7 +436,10 @@ def _check_file(path: str | os.PathLike, wanted: str) -> None:
         raise CompactionError(f"{path} is {kind}; give {wanted}")
 
 
-_COMPACT = "`pneumoprune compact FILE.pt --arch NAME -o small.safetensors` makes of such a file what load_network reads"
+def _to_compact(path: str | os.PathLike) -> str:
+    "What to do with a file of weights"
+    command = f"`pneumoprune compact {path} --arch NAME -o small.safetensors`"
+    return f"if it holds a state_dict, {command} makes what load_network reads"
 
 
 def _torch_saved(path: str | os.PathLike) -> bool:
@@ -453,7 +456,8 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, s
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         if isinstance(error, SafetensorError) and _torch_saved(path):
-            raise CompactionError(f"{path} is a zip or a pickle, as torch.save writes them; {_COMPACT}") from None
+            kind = "a zip or a pickle, as torch.save writes them"
+            raise CompactionError(f"{path} is {kind}; {_to_compact(path)}") from None
         if Path(path).suffix == ".onnx":
             raise CompactionError(f"{path} is an ONNX file; ONNX Runtime reads it, and `pneumoprune predict`") from None
         raise CompactionError(f"{path} is damaged or no safetensors file ({error}); write it anew") from None
@@ -605,7 +609,7 @@ def save_network(
 # %% ../nbs/18_networks.ipynb #e1c389a9
 def load_network(
     path: str | os.PathLike,  # file written by `save_network`
-    model: nn.Module | None = None,  # made by the code of the network, uncut, where that could not be traced; untouched
+    model: nn.Module | None = None,  # made by the code of the network, uncut: read where that could not be traced
 ) -> nn.Module:  # on the CPU, in eval mode; `.metadata` holds the notes, as strings
     """
     Read a network of any widths: needs neither the class it came from nor the code that pruned it.
@@ -616,17 +620,20 @@ def load_network(
     tensors, metadata = _read(path)
     text = metadata.pop("pneumoprune", None)
     if text is None:
-        raise CompactionError(f"{path} holds weights but no architecture; {_COMPACT.replace('.pt', '.safetensors')}")
+        raise CompactionError(f"{path} holds weights but no architecture; {_to_compact(path)}")
     try:
         description = json.loads(text)
         if description["format"] not in (1, _FORMAT):
             raise CompactionError(f"{path} has format {description['format']}, not {_FORMAT}; update pneumoprune")
-        if "widths" in description and model is None:
+        if "widths" not in description:
+            network: Any = _network(description, tensors)
+        elif model is not None:
+            network = _fit(model, description, tensors)
+        else:
             raise CompactionError(
                 f"{path} holds no architecture, since the network could not be traced: give load_network(path, model) "
                 "a network that the same code has made"
             )
-        network: Any = _network(description, tensors) if model is None else _fit(model, description, tensors)
     except _LIES as error:
         raise CompactionError(f"{path} holds no network that this version knows ({error!r}); save it anew") from None
     network.metadata = metadata

@@ -397,7 +397,8 @@ def explain_file(
     output = _explained(Path(path)) if output is None else Path(output)
     _check_picture(output)
     if not Path(path).is_file():
-        raise PredictionError(f"{path} is missing or no file; give one image")
+        reason = "is a folder" if Path(path).is_dir() else "does not exist, or is no file"
+        raise PredictionError(f"{path} {reason}; give one image")
     if output.exists() and output.samefile(path):
         raise PredictionError(f"{output} is the image itself; give another name for what is written")
     if model is not None and Path(model).suffix == ".safetensors":

@@ -121,7 +121,7 @@ def test_the_command_tells_and_writes(collection, tmp_path):
     (["--table", "labels.csv", "--by", "sex"], "no column 'sex' to group by; its columns are age, view"),
     (["--table", "labels.csv", "--column", "label=view"], "holds 'AP', 'P'; expected 0 and 1"),
     (["--table", "labels.csv", "--column", "sex=view"], "sex=view: give a role"),
-    (["--table", "labels.csv", "--split", "test"], "has no split 'test' but external"),
+    (["--table", "labels.csv", "--split", "test"], "tells no splits; leave out --split test"),
     (["--by", "view"], "only a table brings columns"),
     (["--model", "none.onnx"], "none.onnx is missing"),
 ])  # fmt: skip
