@@ -36,12 +36,11 @@ from torch.overrides import TorchFunctionMode
 
 from .channels import CompactionError
 from .compaction import CompactionReport, compact
-from .core import atomic_path, complaint
+from .core import atomic_path, check_outputs, complaint
 from .cut import _free_trace
 from pneumoprune.networks import (
     _architecture,
     _check_file,
-    _check_outputs,
     _read,
     _seen,
     _tie,
@@ -545,7 +544,7 @@ def compact_file(
     Raises `CompactionError` for a file or a name that does not fit, when the network cannot be compacted or saved, and
     when the proof fails. Then nothing is written.
     """
-    _check_outputs({output: ".safetensors"} | ({onnx: ".onnx"} if onnx is not None else {}), path)
+    check_outputs({output: ".safetensors"} | ({onnx: ".onnx"} if onnx is not None else {}), path, CompactionError)
     tell(f"reading {path}")
     model = _loaded(path, arch)
     types = _in_one_dtype(model)

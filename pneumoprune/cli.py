@@ -31,6 +31,7 @@ from pneumoprune.core import (
     MAX_PIXELS,
     PneumopruneError,
     check_model_file,
+    check_outputs,
     first_process,
     needs,
     one_line,
@@ -113,12 +114,6 @@ def _check_folder(out: Path | None) -> None:
     if out is not None and out.is_file():
         raise PneumopruneError(f"{out} is a file; give a folder with --out")
 
-
-def _check_endings(**outputs: Path | None) -> None:
-    "`PneumopruneError` for a file that is to be written under the name of another kind"
-    for ending, path in outputs.items():
-        if path is not None and path.suffix != f".{ending}":
-            raise PneumopruneError(f"{path} should end in .{ending}, the format it is written in; choose another name")
 
 # %% ../nbs/28_cli.ipynb #d168f465
 _Data = Annotated[Path | None, Option(help="X-rays: folder, zip, CSV table or MedMNIST .npz. Without it: phantoms.")]
@@ -321,7 +316,7 @@ def report(
 ) -> None:
     "Make the report of a run: PDF, and HTML if asked."
     _check_there(_RUN, run, file=False)
-    _check_endings(pdf=output)
+    check_outputs({} if output is None else {output: ".pdf"})
     with needs("report", "pneumoprune report"):
         from pneumoprune.report import render_report
 
@@ -372,7 +367,7 @@ def compact(
     "Cut everything dead out of a pruned network, and prove that it is the same function."
     _check_there("a checkpoint (.pt, .pth or .safetensors)", model, folder=False)
     _check_there("a batch (.pt or .safetensors) or a folder of images", inputs)
-    _check_endings(safetensors=output, onnx=onnx)
+    check_outputs({output: ".safetensors"} | ({} if onnx is None else {onnx: ".onnx"}), model)
     with needs("torch", "pneumoprune compact"):
         from pneumoprune.checkpoints import compact_file
 

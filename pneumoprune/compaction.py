@@ -268,6 +268,22 @@ _STAYED = (
     "whole (an operation without a rule, a module that was not traced), or bring a constant to a layer that pads"
 )
 
+
+def _narrower(layers: pd.DataFrame) -> pd.DataFrame:
+    "The rows of modules with fewer inputs or outputs than before"
+    return layers[(layers.inputs_after < layers.inputs_before) | (layers.outputs_after < layers.outputs_before)]
+
+
+def _what_went(layers: pd.DataFrame, channels: tuple[int, int], zeros: Sequence[str]) -> str:
+    "How many channels went, and how many modules are narrower; or why there are none"
+    if not (narrower := len(_narrower(layers))):
+        return _STAYED.format(", ".join(zeros)) if zeros else _NOTHING
+    before, after = channels
+    one, some = narrower == 1, f"{narrower} of {len(layers)} layers"
+    if before == after:  # what a layer no longer reads is read by another, or comes into the network
+        return f"all {before:,} channels stay; {some} {'reads' if one else 'read'} fewer of its inputs"
+    return f"{before - after:,} of {before:,} channels went; {some} {'is' if one else 'are'} narrower"
+
 # %% ../nbs/17_compaction.ipynb #f209f3ca
 @dataclass
 class CompactionReport:
@@ -300,7 +316,7 @@ class CompactionReport:
     @property
     def details(self) -> str:
         "A line for each module that became narrower, and the modules that hold constants"
-        widths = self._narrower[["inputs_before", "outputs_before", "inputs_after", "outputs_after"]]
+        widths = _narrower(self.layers)[["inputs_before", "outputs_before", "inputs_after", "outputs_after"]]
         lines = [
             f"{name}: {before[0]} -> {before[1]} channels became {inputs} -> {outputs}"
             for name, *before, inputs, outputs in widths.itertuples(name=None)
@@ -308,35 +324,14 @@ class CompactionReport:
         constants = [f"constant channels went into {', '.join(self.constants)}"] if lines and self.constants else []
         return "\n".join(lines + constants)
 
-    @property
-    def _narrower(self) -> pd.DataFrame:
-        "The rows of modules with fewer inputs or outputs than before"
-        rows = self.layers
-        return rows[(rows.inputs_after < rows.inputs_before) | (rows.outputs_after < rows.outputs_before)]
-
-    @property
-    def _went(self) -> str:
-        "How many channels went, and how many modules are narrower; or why there are none"
-        if not len(self._narrower):
-            return _STAYED.format(", ".join(self.zeros)) if self.zeros else _NOTHING
-        before, after = self.channels
-        one, some = len(self._narrower) == 1, f"{len(self._narrower)} of {len(self.layers)} layers"
-        if before == after:  # what a layer no longer reads is read by another, or comes into the network
-            return f"all {before:,} channels stay; {some} {'reads' if one else 'read'} fewer of its inputs"
-        return f"{before - after:,} of {before:,} channels went; {some} {'is' if one else 'are'} narrower"
-
-    @property
-    def _constant(self) -> str:
-        "A line that tells of an answer that does not depend on the input; else nothing"
-        return f"{_same_answer(self.dead_ends, self.inputs_checked)}\n" if self.constant_answer else ""
-
     def __str__(self) -> str:
+        constant = f"{_same_answer(self.dead_ends, self.inputs_checked)}\n" if self.constant_answer else ""
         return (
             f"parameters {self.parameters[0]:>15,} -> {self.parameters[1]:,}\n"
             f"MACs       {self.macs[0]:>15,} -> {self.macs[1]:,}\n"
             f"model size {self.mb[0]:>12.3f} MB -> {self.mb[1]:.3f} MB\n"
-            f"{self._went}\n"
-            f"{self._constant}"
+            f"{_what_went(self.layers, self.channels, self.zeros)}\n"
+            f"{constant}"
             f"largest difference on {self.inputs_checked} inputs: {self.difference:.1e} in float64, "
             f"{self.native_difference:.1e} in the network's own precision; outputs go up to {self.largest_output:.3g}"
         )

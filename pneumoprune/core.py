@@ -190,6 +190,21 @@ def atomic_path(
     finally:
         draft.unlink(missing_ok=True)
 
+# %% ../nbs/01_core.ipynb #7d21b9c4
+def check_outputs(
+    outputs: dict,  # files to write, each with the suffix of its format
+    source: str | os.PathLike = "",  # the file that is read, if there is one
+    error: type[PneumopruneError] = PneumopruneError,  # what is raised
+) -> None:
+    "`error` for files that should not be written"
+    for output, suffix in outputs.items():
+        if Path(output).suffix != suffix:
+            raise error(f"{output} should end in {suffix}, the format it is written in; choose another name")
+        if Path(output).is_dir():
+            raise error(f"{output} is a folder; give the name of a file to write")
+        if Path(output).exists() and os.path.exists(source) and Path(output).samefile(source):
+            raise error(f"{output} is the file that is read; give another name for what is written")
+
 # %% ../nbs/01_core.ipynb #4617d64f
 def is_draft(
     path: Path,  # a file

@@ -1224,7 +1224,8 @@ def _make(jobs: int, *run: Any) -> None:
 def _done_so_far(out: Path, seeds: int) -> str:
     "How many stages a run folder records as done, and which; of several trainings, how many of each"
     infos = [_place(out, number) / "run.json" for number in range(seeds)]
-    done = [read_json(info).get("stages", {}) if info.exists() else {} for info in infos]
+    told = [read_json(info) if info.exists() else {} for info in infos]
+    done = [info.get("stages", {}) if isinstance(info, dict) else {} for info in told]  # else its chain refuses it
     counts = [(len(stages), len(_leaves(number))) for number, stages in enumerate(done)]
     found, all_ = map(sum, zip(*counts))
     each = [f"training {number}: {one} of {of}" for number, (one, of) in enumerate(counts, 1)]

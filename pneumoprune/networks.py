@@ -36,7 +36,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from .alexnet import _materialise, copy_network
 from .channels import RULES, CompactionError, _name
 from .compaction import CompactionReport
-from .core import atomic_path, complaint, open_onnx
+from .core import atomic_path, check_outputs, complaint, open_onnx
 from .cut import _PLAIN, _WIRING, _apply, _Cut, _free_dropout, _free_trace, _from_graph, _sequences
 from .graph import _where
 
@@ -510,17 +510,6 @@ def _check_readable(model: nn.Module, description: dict, tensors: dict[str, torc
 # what making a network of a description that does not fit raises
 _LIES = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, SyntaxError, AssertionError)
 
-# %% ../nbs/18_networks.ipynb #d0ba78f5
-def _check_outputs(outputs: dict, source: str | os.PathLike = "") -> None:
-    "`CompactionError` for files that should not be written, each with the suffix of its format; `source` is read"
-    for output, suffix in outputs.items():
-        if Path(output).suffix != suffix:
-            raise CompactionError(f"{output} should end in {suffix}, the format it is written in; choose another name")
-        if Path(output).is_dir():
-            raise CompactionError(f"{output} is a folder; give the name of a file to write")
-        if Path(output).exists() and os.path.exists(source) and Path(output).samefile(source):
-            raise CompactionError(f"{output} is the file that is read; give another name for what is written")
-
 # %% ../nbs/18_networks.ipynb #e2a50cc2
 def _seen(model: Any, example_input: Any) -> tuple | None:
     "What the inputs of a network look like, in its dtype: those given, or those it was compacted with; None if neither"
@@ -581,7 +570,7 @@ def save_network(
     Raises `CompactionError` for another that cannot be traced, or that would not come back from the file the same: one
     with hooks, with an operation that files may not name, or with modules of your own without a rule.
     """
-    _check_outputs({path: ".safetensors"})
+    check_outputs({path: ".safetensors"}, error=CompactionError)
     inputs, report = _seen(model, example_input), getattr(model, "report", None)
     model = _materialise(copy_network(model)).cpu().eval()
     if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):

@@ -256,6 +256,9 @@ def test_each_stage_is_told_with_its_number_and_a_run_that_goes_on_with_what_is_
     caplog.clear()
     run(2)
     assert caplog.messages == [f"{tmp_path}: all stages are done; nothing is made again"]
+    (tmp_path / "seed-1/run.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(PneumopruneError, match=r"seed-1.run\.json"):
+        run(2)
 
 
 def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
