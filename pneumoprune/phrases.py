@@ -197,7 +197,10 @@ _RUSSIAN |= {
     "third, slimmed to the budget": "третий, сжатие до бюджета",
     "fourth, one seed, no resampling in training": "четвёртый, одно обучение, без пересжатия",
     "a trial after the run reported: slim taught by a committee":
-        "проба после описываемого: slim учили несколько сетей",
+        "проба после запуска: slim учили несколько сетей",
+    "fifth, first of five trainings, resampling in training": "пятый, первое обучение из пяти, с пересжатием",
+    "fifth, all five trainings": "пятый, все пять обучений",
+    "sixth, one training, on two cores": "шестой, одно обучение, на двух ядрах",
     "study": "работа", "what": "что", "value": "значение",
     "command": "команда", "data": "данные", "fingerprint (SHA-256)": "отпечаток (SHA-256)", "processor": "процессор",
     "versions": "версии", "seconds of each stage": "этапы, с", "trained on": "обучено на",
