@@ -4,12 +4,15 @@
     python bench/choose_training.py --show                # the table of choose_training.csv
     python bench/choose_training.py chest_xray.zip --limit 200 --epochs 1 --workers 2 --device cpu    # a smoke run
 
-Three parts, in turns, so that a time limit leaves rows of all arms:
+Four parts, in turns, so that a time limit leaves rows of all arms:
 
 - `slim`: a network of slim's widths, trained from scratch as `SlimSettings.final` says, without a teacher, for 12
   epochs where an arm does not say otherwise. 5 folds by patient over all training patients.
 - `original`: AlexNet at full width, as `TrainSettings` says. One split, 15 % of the patients.
 - `crossed`: the same with the arms between which that one split decided, in the 5 folds of slim.
+- `distant`: slim's network again, a fifth of the patients held out who look least like the others
+  (`evaluation.distant_split`). It joined after the choice and decides nothing: it tells whether the choice holds where
+  patients look different.
 
 Criteria, of the patients held out, each the mean over clean images and every simulated shift: AUC over all pairs
 (`auc`), AUC over the pairs in which texture (`texture`) or aspect ratio (`aspect`) points the wrong way. Both shortcuts
@@ -43,7 +46,7 @@ import pandas as pd
 from PIL import Image
 
 HERE = Path(__file__).parent
-CSV, REFERENCE = HERE / "choose_training.csv", HERE.parent / "results/reference"
+CSV = HERE / "choose_training.csv"
 FOLDS = 5
 INPUTS = {  # the side of the images, by what their pixels are averaged, how their files end
     "": (224, 1, ""), "pool-2": (224, 2, ""), "128px": (128, 1, ""), "160px": (160, 1, ""), "crop": (224, 1, "-crop"),
@@ -68,16 +71,22 @@ ORIGINAL = {
     "128@3e-4+resample": dict(batch_size=128, lr=3e-4, **RESAMPLE),
 }
 CROSSED = {arm: ORIGINAL[arm] for arm in ("64@2e-4", "64@2e-4+resample")}
-PARTS = {"slim": SLIM, "original": ORIGINAL, "crossed": CROSSED}
+DISTANT = {arm: SLIM[arm] for arm in ("base", "resample", "30-epochs")}
+PARTS = {"slim": SLIM, "original": ORIGINAL, "crossed": CROSSED, "distant": DISTANT}
+SLIMS = "slim", "distant"  # the parts that train slim's network
+HELD_OUT = {"original": "held_out", "distant": "distant"}  # the column that says who is; of the other parts a fold
+# slim's channels and units in the run that `results/reference` held when the choice was made
+WIDTHS = (16, 16, 24, 32, 16), (32, 144)
 
 
 def jobs(seeds: int) -> list[tuple[str, str, int, int]]:
-    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm; the original in one split; then in all folds"
+    "Part, arm, seed, fold: for each seed all folds of slim, arm by arm; the original in one split, in all; the distant"
     todo = []
     for seed in range(seeds):
         todo += [("slim", arm, seed, fold) for fold in range(FOLDS) for arm in SLIM]
         todo += [("original", arm, seed, 0) for arm in ORIGINAL]
         todo += [("crossed", arm, seed, fold) for fold in range(FOLDS) for arm in CROSSED]
+        todo += [("distant", arm, seed, 0) for arm in DISTANT]
     return todo
 
 
@@ -114,7 +123,8 @@ def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, 
     from torch.nn.functional import interpolate
 
     from pneumoprune.data import split_validation
-    from pneumoprune.evaluation import shortcut_scores, texture_score
+    from pneumoprune.evaluation import distant_split, shortcut_scores, texture_features, texture_score
+    from pneumoprune.guard import block_features
     from pneumoprune.synthetic import SHIFTS
 
     xrays = training_images(Path(archive), folder, limit)
@@ -138,6 +148,8 @@ def prepare(archive: str, aspects: str | None, limit: int | None, folder: Path, 
         for fold, (_, held_out) in enumerate(deal.split(table, table["label"], table["patient"])):
             table.loc[held_out, "fold"] = fold
         table["held_out"] = split_validation(xrays, 0.15, seed=0).split == "val"
+        looks = np.hstack([block_features(xrays.images), texture_features(xrays.images)])
+        table["distant"] = distant_split(looks, xrays.labels, xrays.patients, share=1 / FOLDS)
         pending.get()
     table.to_csv(folder / "table.csv", index=False)
 
@@ -169,17 +181,6 @@ def _middle(image: np.ndarray, log_aspect: float) -> np.ndarray:
     return np.asarray(Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR, box=box))[None]
 
 
-def widths() -> tuple[tuple, tuple]:
-    "Those of slim in the reference run: the smallest network of its slimming"
-    from pneumoprune.run import load_run
-
-    rounds = load_run(REFERENCE).rounds
-    slim = json.loads((REFERENCE / "summary.json").read_text(encoding="utf-8"))["models"]["slim"]["parameters"]
-    row = rounds[(rounds["parameters"] - slim).abs() <= 0].iloc[-1]
-    numbers = [int(width) for width in row["widths"].split("-")]
-    return tuple(numbers[:5]), tuple(numbers[5:])
-
-
 def network(part: str, pooled: int, seed: int):
     "The untrained network of a part; its input is averaged over `pooled` × `pooled` pixels"
     from torch import nn
@@ -187,10 +188,9 @@ def network(part: str, pooled: int, seed: int):
     from pneumoprune.alexnet import alexnet, narrow_alexnet
     from pneumoprune.slimming import SlimSettings
 
-    if part != "slim":
+    if part not in SLIMS:
         return alexnet(seed=seed)
-    conv, linear = widths()
-    model = narrow_alexnet(conv, linear, planes=1, dropout=SlimSettings().dropout, seed=seed)
+    model = narrow_alexnet(*WIDTHS, planes=1, dropout=SlimSettings().dropout, seed=seed)
     return nn.Sequential(nn.AvgPool2d(pooled), model) if pooled > 1 else model
 
 
@@ -224,12 +224,12 @@ def train_one(folder: Path, job: tuple, epochs: int | None, device: str) -> dict
 
     part, arm, seed, fold = job
     start, table = time.perf_counter(), pd.read_csv(folder / "table.csv")
-    shape, changes = SLIM[arm] if part == "slim" else ("", ORIGINAL[arm])
+    shape, changes = SLIM[arm] if part in SLIMS else ("", ORIGINAL[arm])
     side, pooled, end = INPUTS[shape]
-    base = replace(SlimSettings().final, epochs=12) if part == "slim" else TrainSettings()
+    base = replace(SlimSettings().final, epochs=12) if part in SLIMS else TrainSettings()
     settings = replace(base, **changes, seed=seed, device=device)
     settings = replace(settings, epochs=epochs or settings.epochs)
-    held_out = (table["held_out"] if part == "original" else table["fold"] == fold).to_numpy()
+    held_out = (table[HELD_OUT[part]] if part in HELD_OUT else table["fold"] == fold).to_numpy()
     images = np.load(folder / (f"clean{end}.npy" if side == 224 else f"clean-{side}.npy"), mmap_mode="r")
     split = np.where(held_out, "val", "train")
     xrays = XRays(images, table["label"].to_numpy(), table["patient"].astype(str).to_numpy(),

@@ -6,7 +6,7 @@
 __all__ = ['MARGINS', 'EvaluationError', 'metrics', 'confusion', 'calibration_curve', 'choose_threshold', 'shift_aucs',
            'Evaluation', 'evaluate', 'metrics_with_intervals', 'compare', 'noninferiority', 'misled_auc',
            'misled_auc_with_interval', 'within_auc', 'within_auc_with_interval', 'texture_features', 'shortcut_scores',
-           'texture_score', 'follows']
+           'texture_score', 'follows', 'distant_split']
 
 # %% ../nbs/05_evaluation.ipynb #6694c6f2
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.spatial.distance import pdist
 from sklearn import metrics as sk
+from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -695,6 +697,14 @@ def texture_features(
     return np.log(features + 1e-3)  # a blank image has no power
 
 # %% ../nbs/05_evaluation.ipynb #ecf031d4
+def _finite_table(features) -> np.ndarray:
+    "The features of images as float64 (N, F)"
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise EvaluationError(f"features of shape {features.shape} are no table of finite numbers; give (N, F)")
+    return features
+
+
 def _cross_fitted(features, labels, groups, folds: int, seed: int) -> tuple[np.ndarray, Any]:
     "Probabilities by models that have not seen the patient, and a model of all patients"
     if check_count(folds, "folds", 2, EvaluationError) > (fewest := fewest_patients(labels, groups)):
@@ -716,9 +726,7 @@ def shortcut_scores(
     seed: int = 0,  # deals the patients
 ) -> np.ndarray:  # float64 (N,), probability of pneumonia by a model that has not seen the patient
     "What a logistic regression says of each image from these numbers alone, cross-fitted by patient"
-    features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 2 or not np.isfinite(features).all():
-        raise EvaluationError(f"features of shape {features.shape} are no table of finite numbers; give (N, F)")
+    features = _finite_table(features)
     labels, groups = _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
     learned = np.ones(len(labels), bool) if learned is None else np.asarray(learned)
     if learned.dtype != bool or learned.shape != labels.shape:
@@ -751,3 +759,66 @@ def follows(
     if any(np.ptp(numbers[one]) == 0 for one in within for numbers in (scores, misleading)):
         return float("nan")
     return float(np.mean([stats.spearmanr(scores[one], misleading[one]).statistic for one in within]))
+
+# %% ../nbs/05_evaluation.ipynb #8f561853
+_COMPONENTS = 256  # coordinates of the kernel's space
+
+
+def _kernel_space(features: np.ndarray, seed: int) -> np.ndarray:
+    "Coordinates (N, at most 256) in the space of a Gaussian kernel that reaches as far as the median distance"
+    scaled = StandardScaler().fit_transform(features)
+    some = np.random.default_rng(seed).permutation(scaled)[:1000]
+    reach = np.median(pdist(some)) or 1.0  # 0: half of all pairs are equal
+    space = Nystroem(gamma=0.5 / reach**2, n_components=min(_COMPONENTS, len(scaled)), random_state=seed)
+    return space.fit_transform(scaled)
+
+# %% ../nbs/05_evaluation.ipynb #73e3d1de
+def _nearest(away: np.ndarray, sizes: np.ndarray, classes: np.ndarray, share: float) -> np.ndarray:
+    "Of each class the patients least `away`, until they hold the share of its images"
+    taken = np.zeros(len(sizes), bool)
+    for mine in (classes == 0, classes == 1):
+        order = np.flatnonzero(mine)[np.argsort(away[mine], kind="stable")]
+        before = np.cumsum(sizes[order]) - sizes[order]
+        taken[order] = before + sizes[order] / 2 <= share * sizes[order].sum()
+        if not 0 < taken[order].sum() < len(order):
+            raise EvaluationError(f"of a class of {len(order)} patients, a share of {share:g} holds out none, or all")
+    return taken
+
+# %% ../nbs/05_evaluation.ipynb #d17efca7
+def _two_means(sums, sizes, classes, share: float, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    "Discrepancy and patients held out, from one random start; `sums` (P, D) over the images of each patient"
+    taken = _nearest(rng.random(len(sizes)), sizes, classes, share)
+    best = -1.0, taken
+    for _ in range(100):  # it settles sooner
+        means = [sums[part].sum(0) / sizes[part].sum() for part in (taken, ~taken)]
+        best = max(best, (float(np.linalg.norm(means[0] - means[1])), taken), key=lambda found: found[0])
+        midway = (means[0] + means[1]) / 2
+        again = _nearest((midway - sums / sizes[:, None]) @ (means[0] - means[1]), sizes, classes, share)
+        if np.array_equal(again, taken):
+            break
+        taken = again
+    return best
+
+# %% ../nbs/05_evaluation.ipynb #e9f48093
+def distant_split(
+    features: np.ndarray,  # (N, F) finite numbers that tell how an image looks, such as `guard.block_features`
+    labels: np.ndarray,  # (N,) 0 normal, 1 pneumonia; a patient with images of both counts as positive
+    patients: np.ndarray,  # (N,) whose image it is
+    *,
+    share: float = 0.2,  # of the images of each class to hold out, above 0 and below 1; met to within a patient
+    starts: int = 10,  # of k-means, at least 1
+    seed: int = 0,
+) -> np.ndarray:  # bool (N,): held out, all images of a patient or none
+    """The patients that look least like the rest: the largest mean discrepancy for a share of each class, by k-means
+    in the space of a kernel (Napoli & White 2025, arXiv:2405.19461). `EvaluationError` if of a class no patient would
+    be held out, or all"""
+    features = _finite_table(features)
+    labels, groups = _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
+    rng = np.random.default_rng(check_count(seed, "the seed", 0, EvaluationError))
+    share, starts = check_share(share, "the share"), check_count(starts, "starts", error=EvaluationError)
+    sizes, classes = np.bincount(groups), np.bincount(groups, labels) > 0
+    mapped = _kernel_space(features, seed)
+    sums = np.stack([np.bincount(groups, column) for column in mapped.T], axis=1)
+    tries = [_two_means(sums, sizes, classes, share, rng) for _ in range(starts)]
+    taken = max(tries, key=lambda found: found[0])[1]
+    return taken[groups]

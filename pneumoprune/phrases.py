@@ -269,7 +269,7 @@ _CLAUSES = {  # English, Russian
     "max_macs": ("at most {} multiply–accumulates for an image", "не более {} умножений-сложений на снимок"),
     "min_speedup": ("at least {} times the speed", "ускорение не менее чем в {} раза"),
     "all views": ("all {} views", "всех {} изображениях"), "some views": ("{} of {} views", "{} из {} изображений"),
-    "seeds": ("Over {} seeds, {} has a mean accuracy of {} and a mean AUC of {}.",
+    "seeds": ("Over {} trainings, {} has a mean accuracy of {} and a mean AUC of {}.",
               "В среднем по {} обучениям точность {} равна {}, AUC {}."),
     "phantoms": ("**Made of phantoms.** Every result comes from synthetic images, none from an X-ray of a patient.",
                  "**Получено на фантомах.** Все результаты относятся к синтетическим изображениям."),
@@ -466,6 +466,16 @@ def difference(
     return [found[key] for key in ("difference", "low", "high")]
 
 
+def overall(
+    run: Run,
+    name: str,  # a network
+    metric: str,  # 'accuracy' or 'auc'
+    part: str = "test",  # 'test', 'validation' or 'external'
+) -> list[float]:  # value, low, high: over patients and seeds where the run has several seeds
+    "What a network reaches, with its interval"
+    return run.summary.get("seeds", run.summary)["models"][name][part][metric]
+
+
 def told_seeds(
     run: Run,
     name: str,  # a network
@@ -473,9 +483,8 @@ def told_seeds(
     "What a network reaches on average over the seeds"
     if seed_count(run) == 1:
         return ""
-    over = run.summary["seeds"]
-    means = (interval(over["models"][name]["test"][metric]) for metric in ("accuracy", "auc"))
-    return _clause("seeds", over["count"], name, *means)
+    means = (interval(overall(run, name, metric)) for metric in ("accuracy", "auc"))
+    return _clause("seeds", seed_count(run), name, *means)
 
 # %% ../nbs/08_phrases.ipynb #d3200205
 _CURVES = {  # English, Russian
