@@ -373,7 +373,10 @@ def _mask(model: nn.Module, masks: dict[str, torch.Tensor], path: str | os.PathL
 # %% ../nbs/19_checkpoints.ipynb #28689530
 def _loaded(path: str | os.PathLike, arch: str) -> nn.Module:
     "The network `arch` with the weights and masks of a file, in eval mode"
-    found = _read(path)[0] if Path(path).suffix == ".safetensors" else _unpickled(path)
+    found, notes = _read(path) if Path(path).suffix == ".safetensors" else (_unpickled(path), {})
+    if "pneumoprune" in notes:
+        raise CompactionError(f"{path} was compacted already; to cut more, prune what load_network reads from it, and "
+                              "compact that")
     if isinstance(found, _Inert):
         raise CompactionError(f"{path} holds a whole network ({type(found).__name__}), not loaded since that would run "
                               "code from the file; save model.state_dict() instead")  # fmt: skip

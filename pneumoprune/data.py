@@ -804,7 +804,8 @@ def _readable(path: Path):
     except PermissionError:
         raise
     except _UNREADABLE as error:
-        raise DataError(f"{path.name} is no zip file, or a damaged one ({complaint(error)}); "
+        kind = "an image" if path.suffix.lower() in _SUFFIXES else "no zip file, or a damaged one"
+        raise DataError(f"{path.name} is {kind} ({complaint(error)}); "
                         "give a folder, a zip, a CSV table or a MedMNIST .npz file") from error
 
 # %% ../nbs/03_data.ipynb #e4c69baf

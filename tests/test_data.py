@@ -331,6 +331,11 @@ def test_every_cut_of_an_archive_is_refused_in_one_line(tmp_path):
         in_one_line(lambda: load_xrays(tmp_path / "cut.zip", SIZE), "cut.zip is no zip file, or a damaged one")
 
 
+def test_a_single_image_is_no_set_of_images(tmp_path):
+    Image.new("L", (SIZE, SIZE)).save(tmp_path / "one.png")
+    in_one_line(lambda: load_xrays(tmp_path / "one.png", SIZE), "one.png is an image", "give a folder")
+
+
 def test_many_failures_for_one_reason_take_one_line(tmp_path):
     files = kaggle() | {f"train/NORMAL/{i}.png": b"text" for i in range(300)} | {"train/NORMAL/x.png": b""}
     with pytest.raises(DataError, match="301 images in s.zip") as caught:
