@@ -72,6 +72,8 @@ ORIGINAL = {
 }
 CROSSED = {arm: ORIGINAL[arm] for arm in ("64@2e-4", "64@2e-4+resample")}
 DISTANT = {arm: SLIM[arm] for arm in ("base", "resample", "30-epochs")}
+DISTANT["30-epochs+resample"] = ("", dict(epochs=30, **RESAMPLE))
+ARMS = SLIM | DISTANT  # of slim's network
 PARTS = {"slim": SLIM, "original": ORIGINAL, "crossed": CROSSED, "distant": DISTANT}
 SLIMS = "slim", "distant"  # the parts that train slim's network
 HELD_OUT = {"original": "held_out", "distant": "distant"}  # the column that says who is; of the other parts a fold
@@ -224,7 +226,7 @@ def train_one(folder: Path, job: tuple, epochs: int | None, device: str) -> dict
 
     part, arm, seed, fold = job
     start, table = time.perf_counter(), pd.read_csv(folder / "table.csv")
-    shape, changes = SLIM[arm] if part in SLIMS else ("", ORIGINAL[arm])
+    shape, changes = ARMS[arm] if part in SLIMS else ("", ORIGINAL[arm])
     side, pooled, end = INPUTS[shape]
     base = replace(SlimSettings().final, epochs=12) if part in SLIMS else TrainSettings()
     settings = replace(base, **changes, seed=seed, device=device)
