@@ -5,83 +5,147 @@
 # %% auto #0
 __all__ = ['model_card', 'data_card']
 
-# %% ../nbs/26_cards.ipynb #362c74c2
+# %% ../nbs/26_cards.ipynb #5e10a8cc
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
 from typing import Any
 
 from . import __version__
-from .core import needs
+from .core import PneumopruneError, complaint, needs
+from .data import SPLITS
 from .evaluation import SHORT_NAMES
-from .phrases import interval, literal, number, told_few
-from .run import SHORTCUTS, Run, shortcut_auc, shortcut_effects
+from .phrases import interval, literal, notices, number, use_language
+from .run import SHORTCUTS, Run, same_view, shortcut_auc, shortcut_effects
 
-# %% ../nbs/26_cards.ipynb #6851fa1d
+# %% ../nbs/26_cards.ipynb #ea6a4bc7
 _METRICS = {"auc": "roc_auc", "accuracy": "accuracy", "sensitivity": "recall", "specificity": "specificity"}
-_SPLITS = "validation", "test", "external"
+
+
+def _elsewhere(run: Run) -> dict:
+    "What run.json says of the images of another hospital; empty for a run without any"
+    there = run.info.get("external") or {}
+    if any(bool(there) != ("external" in measured) for measured in run.summary["models"].values()):
+        raise PneumopruneError(f"{run.folder}: run.json and summary.json tell of different images of another hospital; "
+                               "run the lab again")
+    return there
 
 
 def _results(run: Run, name: str) -> list:
     "The results of a network on test, and on the images of another hospital"
     from huggingface_hub import EvalResult
 
-    measured, data = run.summary["models"][name], run.info["data"]["name"]
+    measured, there = run.summary["models"][name], _elsewhere(run)
+    sets = {"test": (run.info["data"], "test")} | ({"external": (there, "all")} if there else {})
     return [
-        EvalResult(task_type="image-classification", dataset_type="image", dataset_name=data, dataset_split=split,
-                   metric_type=kind, metric_value=round(measured[split][metric][0], 4))
-        for split in ("test", "external") if split in measured
+        EvalResult(task_type="image-classification", dataset_type="image", dataset_name=about["name"],
+                   dataset_split=part, dataset_revision=about["fingerprint"], metric_type=kind,
+                   metric_value=round(measured[split][metric][0], 4))
+        for split, (about, part) in sets.items()
         for metric, kind in _METRICS.items()
     ]
 
-# %% ../nbs/26_cards.ipynb #da390863
-def _head(**entries: Any) -> str:
-    "The head of a card, between two lines of dashes"
+# %% ../nbs/26_cards.ipynb #6bbe5064
+def _head(kind: str, **entries: Any) -> str:
+    "The head of a card, between two lines of dashes; `kind` is a class of huggingface_hub"
     with needs("lab", "a card"):
-        from huggingface_hub import ModelCardData
-    return f"---\n{ModelCardData(**entries).to_yaml().strip()}\n---\n"
+        import huggingface_hub
+    return f"---\n{getattr(huggingface_hub, kind)(**entries).to_yaml().strip()}\n---\n"
 
-# %% ../nbs/26_cards.ipynb #7de7aad3
+# %% ../nbs/26_cards.ipynb #d81984d2
 _SOURCE = """Chest X-rays of children of one to five years, labelled normal or pneumonia: Kermany et al., *Cell* 172
 (2018), 1122-1131, licence CC BY 4.0. They are not part of this project and are not redistributed by it."""
+_STANDARD = """Two expert physicians graded each image, and a third checked the test images (Kermany et al. 2018).
+There is one label for each image, and nothing to check it by: neither the clinical course nor a laboratory."""
 _SHORTCUTS = """- One hospital, frontal images. The test set is harder than any validation set cut from training.
 - Details finer than eight pixels, which resampling and compression leave, tell much of the label, and so does the
-  aspect ratio of the file. Neither is a sign of disease. The model card tells what a network makes of them."""
+  aspect ratio of the file. Neither is a sign of disease."""
 _UNKNOWN = "- Who made and labelled the images, and what gives the label away in them, is not known to this card."
 
 
-def _origin(run: Run) -> tuple[str, str, dict[str, str]]:
-    "What is known of a run's images: a description, their limits, and the entry of the licence"
+def _origin(run: Run) -> tuple[str, str, str]:
+    "What is known of a run's images: a description, who labelled them, and their limits"
     if run.synthetic:
-        return "Phantoms: drawings of chests, not X-rays.", "- Nothing learnt from drawings holds for patients.", {}
+        limit = "- Nothing learnt from drawings holds for patients."
+        return "Phantoms: drawings of chests, not X-rays.", "The program that drew an image gave its label.", limit
     if run.kermany:
-        return _SOURCE, _SHORTCUTS, {"license": "cc-by-4.0"}
-    return "Images given by the one who made the run.", _UNKNOWN, {}
+        return _SOURCE, _STANDARD, _SHORTCUTS
+    asked = "The label that came with each image. Who gave it, and by what, is not known to this card."
+    return "Images given by the one who made the run.", asked, _UNKNOWN
 
-# %% ../nbs/26_cards.ipynb #544218b9
+# %% ../nbs/26_cards.ipynb #3d68e153
+_NIH = "70bfd99a4507ab4cf29ad4b4ebf339ffcfbba54d34c85ce910de4854ced3c66f"  # fingerprint of archive and table
+_NIH_SOURCE = """Frontal chest X-rays of NIH ChestX-ray14 (Wang et al., CVPR 2017), mostly of adults, labelled
+*No Finding* or *Pneumonia*. The NIH Clinical Center provides that collection. A program took its labels from
+radiologists' reports."""
+
+
+def _other_origin(there: dict) -> str:
+    "What is known of the images of another hospital"
+    if there["fingerprint"] == _NIH:
+        return _NIH_SOURCE
+    return "Images given by the one who made the run. Who labelled them, and by what, is not known to this card."
+
+# %% ../nbs/26_cards.ipynb #0e7f02a8
 _TOLD = "auc", "accuracy", "sensitivity", "specificity", "brier", "ece"
 
 
-def _row(found: dict[str, list[float]]) -> str:
-    "The cells of one set of images: each metric with its interval"
-    return " | ".join(interval(found[metric]) for metric in _TOLD)
+def _cell(text: object) -> str:
+    "Text of a run in a cell of a table"
+    return literal(str(text).replace("|", "¦"))
 
 
-def _table(run: Run, name: str) -> str:
+def _rows_of(run: Run) -> dict[str, str]:
+    "The sets of images that a network was measured on, as summary.json and as the card calls them"
+    there = _elsewhere(run)
+    told = {"validation": "validation", "test": "test"}
+    return told | {"external": f"{_cell(there['name'])}, another hospital"} if there else told
+
+
+def _table(rows: dict[str, str], found: dict[str, dict]) -> str:
     "Metrics on every set of images, in Markdown"
-    seeds = (run.summary.get("seeds") or {}).get("models", {}).get(name, {})
-    one = run.summary["models"][name]
-    rows = [f"| {split} | {_row(seeds.get(split, one[split]))} |" for split in _SPLITS if split in one]
     heads = ["images", *(SHORT_NAMES[metric] for metric in _TOLD)]
-    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
+    lines = [[label, *(interval(found[split][metric]) for metric in _TOLD)] for split, label in rows.items()]
+    return "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|",
+                      *("| " + " | ".join(line) + " |" for line in lines)])
 
-# %% ../nbs/26_cards.ipynb #9fd65790
-def _seeds_told(run: Run) -> str:
-    "What the intervals cover"
-    seeds = run.summary.get("seeds")
-    told = (f"The means and 95 % intervals are over {seeds['count']} trainings and the patients, resampled together."
-            if seeds else
-            "The 95 % intervals cover the choice of patients, not that of the training: there is one training.")
-    return " ".join([told, *told_few(run)])
+# %% ../nbs/26_cards.ipynb #36d1adcb
+def _counted(counts: dict[str, int], patients: int) -> str:
+    "How many images of each class, and of how many patients"
+    classes = ", ".join(f"{count:,} {literal(name)}" for name, count in counts.items())
+    return f"{classes}, of {patients:,} patients"
 
 
+def _sets_told(run: Run) -> str:
+    "What a network was measured on, as a list in Markdown"
+    data, there, guard = run.info["data"], _elsewhere(run), " and the guard's limit" * ("guard" in run.summary)
+    told = [f"*{word}*, of {literal(data['name'])}: {_counted(data['counts'][split], data['patients'][split])}"
+            for word, split in (("validation", "val"), ("test", "test"))]
+    if there:
+        counted = _counted(there["counts"], there["patients"])
+        told.append(f"{literal(there['name'])}, another hospital, all of it: {counted}")
+    lines = "\n".join(f"- {line}" for line in told)
+    return f"{lines}\n\nThe threshold{guard} {'were' if guard else 'was'} chosen on validation, nothing on the others."
+
+# %% ../nbs/26_cards.ipynb #9a556af9
+def _own(run: Run, name: str) -> str:
+    "The results of the file: a table and what its intervals cover"
+    views = same_view(run, name)
+    of_views = f" Over pairs of one view, the AUC at the other hospital is {interval(views)}." if views else ""
+    return (f"{_table(_rows_of(run), run.summary['models'][name])}\n\n"
+            f"The 95 % intervals cover the choice of patients, not that of the training.{of_views}")
+
+
+def _over_trainings(run: Run, name: str) -> str:
+    "The results of the method: means over trainings; empty for a run with one"
+    if not (seeds := run.summary.get("seeds")):
+        return ""
+    return (f"\n### The method, over {seeds['count']} trainings\n\n{_table(_rows_of(run), seeds['models'][name])}\n\n"
+            "Means, each training at its own threshold. The 95 % intervals are over trainings and patients, resampled "
+            "together. The file is that of the first training.\n")
+
+# %% ../nbs/26_cards.ipynb #47e413ab
 def refused(run: Run) -> str:
     "Whom the guard of the shipped file refuses, in a sentence; empty for a run without one"
     shares = run.summary.get("guard", {}).get("refused", {})
@@ -89,12 +153,6 @@ def refused(run: Run) -> str:
              "external": "images of the other hospital", "other": "images that are no chest X-rays"}
     told = ", ".join(f"{shares[split]:.1%} of the {name}" for split, name in names.items() if split in shares)
     return f"It refuses {told}." if told else ""
-
-
-def _guard_told(run: Run) -> str:
-    "What the guard does"
-    told = refused(run)
-    return f"\nThe file carries a guard: images unlike the training images get no decision. {told}\n" if told else ""
 
 # %% ../nbs/26_cards.ipynb #2c304a55
 _SHORTCUT_HEAD = """
@@ -124,93 +182,235 @@ def _shortcuts_told(run: Run, name: str) -> str:
     rows = "\n".join(_shortcut_row(run, name, shortcut) for shortcut in known)
     return f"{_SHORTCUT_HEAD}{rows}\n{_SHORTCUT_FOOT}" if known else ""
 
-# %% ../nbs/26_cards.ipynb #d3abaaad
+# %% ../nbs/26_cards.ipynb #6fe23436
+_SNIPPET = """\
+import numpy, onnxruntime, PIL.Image
+
+session = onnxruntime.InferenceSession("{file}")
+image = PIL.Image.open("image.png").convert("L").resize(({size}, {size}), PIL.Image.Resampling.BILINEAR)
+probability, distance = session.run(["probability", "distance"], {{"images": numpy.array(image)[None, None]}})
+threshold = float(session.get_modelmeta().custom_metadata_map["threshold"])
+positive = "PNEUMONIA" if probability.item() >= threshold else "NORMAL"
+print("no decision" if distance.item() > 1 else positive)
+"""
+_GUARD = """- Output `distance`: float32 (N,), from a guard: how far an image is from the training images. Above 1 there
+  is no decision: the image is unlike them, and perhaps no chest X-ray. {refused}
+"""
+
+
+def _snippet(file: str, size: int, guarded: bool) -> str:
+    "Python that runs the file on an image, without this package"
+    lines = _SNIPPET.format(file=file, size=size)
+    if not guarded:
+        lines = lines.replace("probability, distance =", "[probability] =").replace(', "distance"]', "]")
+        lines = lines.replace('"no decision" if distance.item() > 1 else ', "")
+    return lines
+
+
+def _guard_told(run: Run) -> str:
+    "What the second output means, and whom it refused"
+    return _GUARD.format(refused=refused(run).replace("It", "The guard", 1))
+
+# %% ../nbs/26_cards.ipynb #9134a61f
+def _is_shipped(run: Run, name: str) -> bool:
+    "Whether the run's file of a network is the one that comes with the package"
+    file = resources.files("pneumoprune").joinpath("models", f"{name}.onnx")
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == run.info.get(f"{name}.onnx")
+
+
+_OURS = """The weights and this card are part of pneumoprune, under the Apache License 2.0. The images are no part of it,
+and under a licence of their own: see *Training data*."""
+_THEIRS = "Under which licence the weights may be used, the one who made the run has to say."
+
+# %% ../nbs/26_cards.ipynb #7f996199
 _MODEL = """
 # {name}
 
 A convolutional network that tells pneumonia from healthy lungs on chest X-rays: {parameters:,} parameters in
-{kilobytes:.0f} kB. It was made from AlexNet by removing channels of small L2 norm, fine-tuning and quantisation to
-eight bits. It is the result of a study on pruning and **no medical device: not for diagnosis**.
-
+{kilobytes:,.0f} kB. It was made from AlexNet by removing channels of small L2 norm{and_more}.
+It is the result of a study on pruning and **no medical device: not for diagnosis**.
+{notices}
 ## Use
 
-Input `images`: uint8 (N, 1, {size}, {size}), grey levels as they are; the file standardises them. Output `probability`:
-float (N,), probability of pneumonia. Positive from {threshold:.3f} on, a threshold chosen on validation patients.
+With ONNX Runtime alone (`pip install onnxruntime pillow`), for PNG or JPEG of eight bits:
 
-    pip install pneumoprune
-    pneumoprune predict image.png
+```python
+{snippet}```
+
+- Input `images`: uint8 (N, 1, {size}, {size}), grey levels as they are; the file standardises them.
+- Output `probability`: float32 (N,), probability of pneumonia. Positive from {threshold:.3f} on, a threshold chosen on
+  validation patients.
+{guard}
+Or with the package, which also reads DICOM and says why it refuses an image. It is on no index: `pip install .` in a
+checkout, or the wheel that `python -m build` makes there. Then
+
+    pneumoprune predict image.png --model {file}
 
 Intended for teaching and for research on pruning. Out of scope: any decision about a patient, and images from other
 hospitals than those of the training data.
+
+## Licence
+
+{licence}
 
 ## Training data
 
 {origin}
 
-{data}: {train} images of {patients} patients for training, {val} images for choices. See the data card.
+{data}: {train:,} images of {patients:,} patients for training, {val:,} images for choices. See the
+[data card](DATA.md).
 
 ## Results
 
-{table}
+{sets}
 
-{seeds}
-{guard}{shortcuts}
+### This file
+
+{own}
+{method}{shortcuts}
 ## Limits
 
 {limits}
-- What the network does elsewhere is shown by the row *external*, if there is one.
+- {elsewhere}
 - A heat map shows what the network uses, not where a disease is.
 
-Made by pneumoprune {version}; images `{fingerprint}`.
+Made by pneumoprune {version}; images {fingerprint}.
+"""
+_CARDS = {"slim": " and fine-tuning", "slim-int8": ", fine-tuning and quantisation to eight bits"}
+
+# %% ../nbs/26_cards.ipynb #c02e6fa5
+def _gaps(run: Run, name: str) -> dict[str, Any]:
+    "What a model card tells of one run only, by the name of its gap"
+    data, model, (origin, _, limits) = run.info["data"], run.summary["models"][name], _origin(run)
+    file, size, guarded = f"{name}.onnx", data["size"], "guard" in run.summary
+    there = _elsewhere(run)
+    elsewhere = (f"Elsewhere it does as the row {literal(there['name'])} tells." if there
+                 else "What the network does on images from elsewhere was not measured.")
+    told = "".join(f"\n{paragraph}\n" for paragraph in notices(run))
+    return {
+        "name": name, "file": file, "and_more": _CARDS[name], "notices": told, "size": size,
+        "threshold": model["threshold"], "parameters": model["parameters"],
+        "kilobytes": model["file_mb"] * 2**20 / 1000,
+        "snippet": _snippet(file, size, guarded), "guard": _guard_told(run) if guarded else "",
+        "origin": origin, "data": literal(data["name"]), "train": run.images("train"), "val": run.images("val"),
+        "patients": data["patients"]["train"], "sets": _sets_told(run), "own": _own(run, name),
+        "method": _over_trainings(run, name), "shortcuts": _shortcuts_told(run, name), "limits": limits,
+        "elsewhere": elsewhere, "version": __version__, "fingerprint": literal(data["fingerprint"][:16]),
+    }
+
+# %% ../nbs/26_cards.ipynb #0e882a76
+@contextmanager
+def _reading(run: Run) -> Iterator[None]:
+    "`PneumopruneError` where a run folder does not hold what a card tells"
+    try:
+        with use_language("en"):
+            yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise PneumopruneError(f"{run.folder}: run.json or summary.json does not hold what a card tells "
+                               f"({complaint(error)}); restore them, or run the lab again") from error
+
+# %% ../nbs/26_cards.ipynb #40317719
+def model_card(
+    run: Run,
+    name: str = "slim-int8",  # 'slim-int8' or 'slim': the networks that leave a run as a file of their own
+) -> str:  # Markdown with a head in YAML
+    """Model card of a network of a run (Mitchell et al. 2019), in the form of Hugging Face. `PneumopruneError` for
+    another network, and for a run folder that is damaged"""
+    if name not in _CARDS or name not in run.models:
+        known = " or ".join(known for known in _CARDS if known in run.models) or "a run with slim"
+        raise PneumopruneError(f"there is no card of {name!r}; give {known}")
+    with _reading(run):
+        shipped = {"license": "apache-2.0"} if _is_shipped(run, name) else {}
+        head = _head("ModelCardData", **shipped, library_name="onnx", pipeline_tag="image-classification",
+                     model_name=name, eval_results=_results(run, name),
+                     tags=["medical", "chest-x-ray", "pruning", *(["int8"] if name.endswith("int8") else [])])
+        return head + _MODEL.format(**_gaps(run, name), licence=_OURS if shipped else _THEIRS)
+
+# %% ../nbs/26_cards.ipynb #c61156ed
+def _record(about: dict) -> str:
+    "What reading a set of images found, as a list in Markdown"
+    lines = [f"Files that can't be read: {len(about['unreadable'])}.", *map(literal, about.get("notes", []))]
+    tables = [about[key] for key in ("table", "aspects") if key in about]
+    lines += [f"Read with the table {literal(table['name'])}, SHA-256 {literal(table['sha256'])}." for table in tables]
+    return "\n".join(f"- {line}" for line in [*lines, f"Fingerprint (SHA-256): {literal(about['fingerprint'])}."])
+
+# %% ../nbs/26_cards.ipynb #4c917f2f
+_OTHER = """
+## Another hospital: {name}
+
+{origin} Nothing was learned from these images, and nothing was chosen by them.
+
+{counted}.
+
+{record}
 """
 
 
-def model_card(
-    run: Run,
-    name: str = "slim-int8",  # a network of the run
-) -> str:  # Markdown with a head in YAML
-    "Model card of a network of a run (Mitchell et al. 2019), in the form of Hugging Face"
-    data, model, (origin, limits, licence) = run.info["data"], run.summary["models"][name], _origin(run)
-    head = _head(**licence, library_name="onnx", pipeline_tag="image-classification", model_name=name,
-                 tags=["medical", "chest-x-ray", "pruning", "int8"], eval_results=_results(run, name))
-    return head + _MODEL.format(
-        name=name, parameters=model["parameters"], kilobytes=model["file_mb"] * 2**20 / 1000, size=data["size"],
-        threshold=model["threshold"], data=literal(data["name"]), train=sum(data["counts"]["train"].values()),
-        val=sum(data["counts"]["val"].values()), patients=data["patients"]["train"], table=_table(run, name),
-        seeds=_seeds_told(run), guard=_guard_told(run), shortcuts=_shortcuts_told(run, name), origin=origin,
-        limits=limits, version=__version__, fingerprint=data["fingerprint"][:16],
-    )
+def _other_told(run: Run) -> str:
+    "The section on the images of another hospital; empty for a run without any"
+    if not (there := _elsewhere(run)):
+        return ""
+    return _OTHER.format(name=literal(there["name"]), origin=_other_origin(there), record=_record(there),
+                         counted=_counted(there["counts"], there["patients"]))
 
-# %% ../nbs/26_cards.ipynb #df1d9614
+# %% ../nbs/26_cards.ipynb #ecd78b19
+def _validation_told(run: Run) -> str:
+    "How the validation images were chosen"
+    settings, sure = run.info["settings"], run.kermany or run.synthetic
+    how = (f"{settings['validation']:.0%} of the images that are not of the test, drawn at random by patient within "
+           f"each class (seed {settings['seed']})")
+    return f"Validation: {how}." if sure else f"Validation: that of the source; where it has none, {how}."
+
+
+def _size_category(images: int) -> str:
+    "How Hugging Face calls the size of a set"
+    names = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"]
+    return names[max(0, len(str(images)) - 3)]
+
+# %% ../nbs/26_cards.ipynb #85b85556
 _DATA = """
 # The images of {name}
 
 {origin}
 
+**Reference standard.** {standard}
+
 | split | {classes} | patients | groups of equal files |
 |---|{dashes}---:|---:|
 {rows}
 
-Side {size} pixels, grey. Validation was set aside from training by patient; images equal to the byte count as one
-patient.
+Read as squares of {size} pixels, grey. {validation} Images equal to the byte count as one patient.
+Left out of training, since equal to a held-out image: {left_out}.
 
+{record}
+{other}
 ## Limits
 
 {limits}
-
-SHA-256 `{fingerprint}`.
+- What a network makes of these images stands in its model card.
 """
 
 
+def _split_row(run: Run, split: str) -> str:
+    "What a split holds, as a row of Markdown"
+    data = run.info["data"]
+    cells = [*data["counts"][split].values(), data["patients"][split], data["duplicate_groups"][split]]
+    return f"| {split} | " + " | ".join(f"{count:,}" for count in cells) + " |"
+
+# %% ../nbs/26_cards.ipynb #21c92ceb
 def data_card(
     run: Run,
 ) -> str:  # Markdown with a head in YAML
-    "Data card of the X-rays of a run, in the form of Hugging Face"
-    data, (origin, limits, licence) = run.info["data"], _origin(run)
-    classes = list(data["counts"]["train"])
-    rows = [f"| {split} | {' | '.join(str(n) for n in counts.values())} | {data['patients'][split]} "
-            f"| {data['duplicate_groups'][split]} |" for split, counts in data["counts"].items()]
-    head = _head(**licence, tags=["medical", "chest-x-ray"], pipeline_tag="image-classification")
-    return head + _DATA.format(name=literal(data["name"]), classes=" | ".join(classes), dashes="---:|" * len(classes),
-                               rows="\n".join(rows), size=data["size"], fingerprint=data["fingerprint"],
-                               origin=origin, limits=limits)
+    "Data card of the X-rays of a run, in the form of Hugging Face; `PneumopruneError` for a run folder that is damaged"
+    with _reading(run):
+        data, (origin, standard, limits), classes = run.info["data"], _origin(run), run.info["data"]["counts"]["train"]
+        known = {"license": "cc-by-4.0", "annotations_creators": ["expert-generated"]} if run.kermany else {}
+        images = sum(run.images(split) for split in SPLITS)
+        head = _head("DatasetCardData", **known, pretty_name=data["name"], tags=["medical", "chest-x-ray"],
+                     task_categories=["image-classification"], size_categories=[_size_category(images)])
+        return head + _DATA.format(
+            name=literal(data["name"]), origin=origin, standard=standard, classes=" | ".join(map(_cell, classes)),
+            dashes="---:|" * len(classes), rows="\n".join(_split_row(run, split) for split in SPLITS),
+            size=data["size"], validation=_validation_told(run), left_out=len(data.get("left_out", [])),
+            record=_record(data), other=_other_told(run), limits=limits,
+        )
