@@ -211,15 +211,15 @@ def _guard_told(run: Run) -> str:
     "What the second output means, and whom it refused"
     return _GUARD.format(refused=refused(run).replace("It", "The guard", 1))
 
-# %% ../nbs/26_cards.ipynb #9134a61f
+# %% ../nbs/26_cards.ipynb #fb6ae005
 def _is_shipped(run: Run, name: str) -> bool:
     "Whether the run's file of a network is the one that comes with the package"
     file = resources.files("pneumoprune").joinpath("models", f"{name}.onnx")
     return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == run.info.get(f"{name}.onnx")
 
 
-_OURS = """The weights and this card are part of pneumoprune, under the Apache License 2.0. The images are no part of it,
-and under a licence of their own: see *Training data*."""
+_OURS = """The weights and this card are part of pneumoprune, under the Apache License 2.0. The images are no part
+of it, and under a licence of their own: see *Training data*."""
 _THEIRS = "Under which licence the weights may be used, the one who made the run has to say."
 
 # %% ../nbs/26_cards.ipynb #7f996199
