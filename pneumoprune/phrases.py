@@ -200,7 +200,8 @@ _RUSSIAN |= {
         "проба после запуска: slim учили несколько сетей",
     "fifth, first of five trainings, resampling in training": "пятый, первое обучение из пяти, с пересжатием",
     "fifth, all five trainings": "пятый, все пять обучений",
-    "sixth, one training, on two cores": "шестой, одно обучение, на двух ядрах",
+    "sixth, one training with the settings of this run, on two cores":
+        "шестой, одно обучение с настройками этого запуска, на двух ядрах",
     "study": "работа", "what": "что", "value": "значение",
     "command": "команда", "data": "данные", "fingerprint (SHA-256)": "отпечаток (SHA-256)", "processor": "процессор",
     "versions": "версии", "seconds of each stage": "этапы, с", "trained on": "обучено на",
