@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from pneumoprune.cards import data_card, model_card, refused
 from pneumoprune.lab import LabSettings
-from pneumoprune.phrases import interval
+from pneumoprune.phrases import interval, told_first
 from pneumoprune.run import load_run, shortcut_auc, shortcut_effects, times_smaller
 from pneumoprune.tables import comparison_table
 
@@ -93,9 +93,8 @@ def over_seeds(run) -> list[str]:
     if not (seeds := run.summary.get("seeds")):
         return []
     lines = [
-        f"\nThe table shows the first of {seeds['count']} trainings of every network. Over all (mean, 95 % interval, "
-        "seeds and patients resampled together; the verdict is on non-inferiority to `original`, within 0.02 of "
-        "accuracy and 0.01 of AUC):\n",
+        f"\n{told_first(run)} Over all (mean, 95 % interval, trainings and patients resampled together; the verdict is on "
+        "non-inferiority to `original`, within 0.02 of accuracy and 0.01 of AUC):\n",
         "| network | accuracy | AUC | verdict: accuracy, AUC | AUC, another hospital |", "|---|---|---|---|---|",
     ]
     for name, model in seeds["models"].items():
