@@ -106,7 +106,7 @@ def over_seeds(run) -> list[str]:
     return lines
 
 
-def elsewhere(path: Path = ROOT / "results/other_hospital.txt") -> str:
+def elsewhere(path: Path = ROOT / "bench/other_hospital.txt") -> str:
     "What the shipped network does on the other hospital's images: a command and what it printed"
     command = "pneumoprune evaluate nih_external_224.zip --table labels.csv --by view"
     return f"```\n$ {command}\n{path.read_text(encoding='utf-8').rstrip()}\n```\n"

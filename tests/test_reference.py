@@ -128,7 +128,7 @@ def test_readme_states_the_numbers_that_were_measured():
 
 
 def test_the_evaluation_that_readme_shows_is_that_of_the_shipped_network(run):
-    told = " ".join((REFERENCE.parent / "other_hospital.txt").read_text(encoding="utf-8").split())
+    told = " ".join((REFERENCE.parents[1] / "bench/other_hospital.txt").read_text(encoding="utf-8").split())
     found, refused = run.summary["models"]["slim-int8"]["external"], run.summary["guard"]["refused"]["external"]
     for name, key in (("AUC", "auc"), ("accuracy", "accuracy"), ("Brier score", "brier")):
         value, low, high = found[key]
