@@ -3,6 +3,7 @@
     python bench/choose_training.py chest_xray.zip --aspects aspects.csv --workers 10 --seconds 240
     python bench/choose_training.py --show                # the table of choose_training.csv
     python bench/choose_training.py chest_xray.zip --limit 200 --epochs 1 --workers 2 --device cpu    # a smoke run
+    python bench/choose_training.py --tell before=OLD after=results/reference     # choice_told.csv: what it changed
 
 Four parts, in turns, so that a time limit leaves rows of all arms:
 
@@ -46,7 +47,7 @@ import pandas as pd
 from PIL import Image
 
 HERE = Path(__file__).parent
-CSV = HERE / "choose_training.csv"
+CSV, TOLD = HERE / "choose_training.csv", HERE / "choice_told.csv"
 FOLDS = 5
 INPUTS = {  # the side of the images, by what their pixels are averaged, how their files end
     "": (224, 1, ""), "pool-2": (224, 2, ""), "128px": (128, 1, ""), "160px": (160, 1, ""), "crop": (224, 1, "-crop"),
@@ -329,6 +330,23 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def tell(runs: list[str]) -> pd.DataFrame:
+    "Of runs given as name=folder, each with several trainings: mean and standard deviation over the trainings"
+    from pneumoprune.run import load_run, shortcut_effects
+
+    found = []
+    for name, folder in (text.split("=", 1) for text in runs):
+        run = load_run(folder)
+        for model, rows in shortcut_effects(run).groupby("model", sort=False):
+            each = run.summary["seeds"]["models"][model]["each"]["test"]
+            measures = {"test_auc": each["auc"], "test_accuracy": each["accuracy"]}
+            measures |= {column: rows[column] for column in ("misled", "follows_val", "follows_test")}
+            spread = {key: f(values) for key, values in measures.items()
+                      for key, f in ((key, np.mean), (f"{key}_sd", lambda v: np.std(v, ddof=1)))}
+            found.append({"run": name, "model": model, "trainings": len(rows)} | spread)
+    return pd.DataFrame(found)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", nargs="?", help="the real archive: only its training images are used")
@@ -342,7 +360,10 @@ if __name__ == "__main__":
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--show", action="store_true", help="print the table of --out")
+    parser.add_argument("--tell", nargs="+", metavar="NAME=RUN", help="write what runs with several trainings reached")
     options = parser.parse_args()
+    if options.tell:
+        tell(options.tell).to_csv(TOLD, index=False, float_format="%.6g")
     if options.archive:
         run(options)
     if options.show or options.archive:

@@ -15,7 +15,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-PARTS = ("training", "iteration", "inference", "compaction", "slimming", "loading", "starting", "growth", "stages")
+PARTS = ("training", "iteration", "inference", "guard", "compaction", "slimming", "loading", "starting", "growth",
+         "stages")
 VERSIONS = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "openvino", "pandas", "accelerate")
 
 Row = dict[str, Any]

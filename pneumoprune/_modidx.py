@@ -1118,6 +1118,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pneumoprune.phrases.speed': ('phrases.html#speed', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.told_curves': ('phrases.html#told_curves', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.told_few': ('phrases.html#told_few', 'pneumoprune/phrases.py'),
+                                     'pneumoprune.phrases.told_first': ('phrases.html#told_first', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.told_seeds': ('phrases.html#told_seeds', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.use_language': ('phrases.html#use_language', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.use_language.__enter__': ( 'phrases.html#use_language.__enter__',

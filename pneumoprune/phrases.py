@@ -200,7 +200,8 @@ _RUSSIAN |= {
         "проба после запуска: slim учили несколько сетей",
     "fifth, first of five trainings, resampling in training": "пятый, первое обучение из пяти, с пересжатием",
     "fifth, all five trainings": "пятый, все пять обучений",
-    "sixth, one training, on two cores": "шестой, одно обучение, на двух ядрах",
+    "sixth, one training with the settings of this run, on two cores":
+        "шестой, одно обучение с настройками этого запуска, на двух ядрах",
     "study": "работа", "what": "что", "value": "значение",
     "command": "команда", "data": "данные", "fingerprint (SHA-256)": "отпечаток (SHA-256)", "processor": "процессор",
     "versions": "версии", "seconds of each stage": "этапы, с", "trained on": "обучено на",
@@ -269,6 +270,12 @@ _CLAUSES = {  # English, Russian
     "max_macs": ("at most {} multiply–accumulates for an image", "не более {} умножений-сложений на снимок"),
     "min_speedup": ("at least {} times the speed", "ускорение не менее чем в {} раза"),
     "all views": ("all {} views", "всех {} изображениях"), "some views": ("{} of {} views", "{} из {} изображений"),
+    "first of": ("Measures are means over {0} trainings, unless said otherwise. What needs one network shows the "
+                 "first training: decisions, scores, errors, times, sizes. Which one that is was fixed beforehand. "
+                 "Of {0}, by test AUC, its {1} is number {2}, its original number {3}.",
+                 "Показатели — средние по {0} обучениям, если не сказано иное. Где нужна одна сеть (решения, оценки, "
+                 "ошибки, время, размеры), показано первое обучение; так решено заранее. По AUC на тесте его {1} среди "
+                 "{0} обучений на месте {2}, исходная — на месте {3}."),
     "seeds": ("Over {} trainings, {} has a mean accuracy of {} and a mean AUC of {}.",
               "В среднем по {} обучениям точность {} равна {}, AUC {}."),
     "phantoms": ("**Made of phantoms.** Every result comes from synthetic images, none from an X-ray of a patient.",
@@ -386,13 +393,24 @@ def outcome(
     return _clause("is non-inferior")
 
 # %% ../nbs/08_phrases.ipynb #729f161c
+def overall(
+    run: Run,
+    name: str,  # a network
+    metric: str,  # of `METRICS`
+    part: str = "test",  # 'test', 'validation' or 'external'
+) -> list[float]:  # value, low, high: over patients and trainings where the run has several trainings
+    "What a network reaches, with its interval"
+    return (run.summary.get("seeds") or run.summary)["models"][name][part][metric]
+
+
 def measured(
     run: Run,
     name: str,  # a network
     metric: str,  # of `METRICS`
+    part: str = "test",  # 'test', 'validation' or 'external'
 ) -> str:
-    "A test metric with its interval"
-    return interval(run.summary["models"][name]["test"][metric])
+    "The same as text"
+    return interval(overall(run, name, metric, part))
 
 
 def views(
@@ -466,16 +484,6 @@ def difference(
     return [found[key] for key in ("difference", "low", "high")]
 
 
-def overall(
-    run: Run,
-    name: str,  # a network
-    metric: str,  # 'accuracy' or 'auc'
-    part: str = "test",  # 'test', 'validation' or 'external'
-) -> list[float]:  # value, low, high: over patients and seeds where the run has several seeds
-    "What a network reaches, with its interval"
-    return run.summary.get("seeds", run.summary)["models"][name][part][metric]
-
-
 def told_seeds(
     run: Run,
     name: str,  # a network
@@ -483,8 +491,18 @@ def told_seeds(
     "What a network reaches on average over the seeds"
     if seed_count(run) == 1:
         return ""
-    means = (interval(overall(run, name, metric)) for metric in ("accuracy", "auc"))
-    return _clause("seeds", seed_count(run), name, *means)
+    return _clause("seeds", seed_count(run), name, *(measured(run, name, metric) for metric in ("accuracy", "auc")))
+
+
+def told_first(
+    run: Run,
+) -> str:  # empty if there is one seed only
+    "For what the first of several trainings is shown, and how good it is among them by its test AUC"
+    if seed_count(run) == 1:
+        return ""
+    reached = [run.summary["seeds"]["models"][name]["each"]["test"]["auc"] for name in (run.models[-1], run.models[0])]
+    places = [1 + sum(other > values[0] for other in values) for values in reached]
+    return _clause("first of", seed_count(run), run.models[-1], *places)
 
 # %% ../nbs/08_phrases.ipynb #d3200205
 _CURVES = {  # English, Russian

@@ -23,6 +23,8 @@ from .figures import FigureError
 from pneumoprune.phrases import (
     bracketed,
     interval,
+    judged,
+    measured,
     number,
     p_value,
     say,
@@ -56,8 +58,10 @@ def _table(rows: Iterable, columns: _Columns) -> pd.DataFrame:
 # %% ../nbs/10_tables.ipynb #9907249b
 def _networks(run: Run) -> list[dict]:
     "What the run's summary tells of each network, and more that tables print"
+    over = (run.summary.get("seeds") or run.summary)["models"]
     return [
         run.summary["models"][name] | {
+            **{part: over[name][part] for part in ("validation", "test", "external") if part in over[name]},
             "name": name,
             "times smaller": times_smaller(run, name),
             "times faster": times_faster(run, name),
@@ -144,6 +148,8 @@ def _published(key: str, place: int) -> str:
 LITERATURE = (  # study, network, AUC and accuracy on the collection's 624 test images
     ("Kermany et al. 2018 (Cell 172:1122)", "Inception V3, ImageNet weights", 0.968, 0.928),
     ("Yang et al. 2023 (MedMNIST v2, Sci. Data 10:41)", "ResNet-50, 224 × 224, from scratch", 0.962, 0.884),
+    ("Doerrich et al. 2025 (MedMNIST+, arXiv:2404.15786)", "AlexNet, pretrained weights", 0.9825, 0.872),
+    ("Doerrich et al. 2025 (MedMNIST+, arXiv:2404.15786)", "the best of that study", 0.989, 0.916),
 )
 
 # %% ../nbs/10_tables.ipynb #12f7d867
@@ -153,8 +159,7 @@ def literature_table(
     "What others reached on the same test images, and this run; comparable only if the run's images are real"
     rows = [(study, network, number(auc), number(right)) for study, network, auc, right in LITERATURE]
     for name in run.models:
-        test = run.summary["models"][name]["test"]
-        rows.append((say("this run"), name, interval(test["auc"]), interval(test["accuracy"])))
+        rows.append((say("this run"), name, measured(run, name, "auc"), measured(run, name, "accuracy")))
     headers = ("study", "model", "ROC AUC", "accuracy")
     return _table(rows, {header: itemgetter(n) for n, header in enumerate(headers)})
 
@@ -193,12 +198,12 @@ _NONINFERIORITY: _Columns = {
 def noninferiority_table(
     run: Run,
 ) -> pd.DataFrame:  # one row for each network and metric
-    "Each network against the first: paired differences, margins, verdicts, McNemar's and DeLong's tests"
+    "Each network against the first: differences, margins, verdicts; McNemar's and DeLong's tests of the first training"
     rows = []
     for name, result in run.summary["comparisons"].items():
         tests = {"accuracy": ("McNemar", result["mcnemar"]["p"]), "auc": ("DeLong", result["delong_p"])}
         for metric, (test, p) in tests.items():
-            rows.append(result["noninferiority"][metric] | {"name": name, "metric": metric, "test": test, "p": p})
+            rows.append(judged(run, name)[metric] | {"name": name, "metric": metric, "test": test, "p": p})
     return _table(rows, _NONINFERIORITY)
 
 # %% ../nbs/10_tables.ipynb #7f760e48
@@ -225,8 +230,8 @@ def _all_trainings(run: Run) -> dict:
     row: dict = {"name": f"{say('this run')}, {say('all trainings')} ({over['count']})"}
     for name, model in over["models"].items():
         means = {f"test_{metric}": model["test"][metric][0] for metric in ("auc", "accuracy")}
-        judged = over["comparisons"].get(name, {}).get("noninferiority", {})
-        row[name] = means | {f"{metric}_verdict": judged[metric]["verdict"] for metric in ("auc", "accuracy") if judged}
+        found = over["comparisons"].get(name, {}).get("noninferiority", {})
+        row[name] = means | {f"{metric}_verdict": found[metric]["verdict"] for metric in ("auc", "accuracy") if found}
     return row
 
 

@@ -120,11 +120,21 @@ def test_readme_states_the_numbers_that_were_measured():
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
     text = (REFERENCE.parents[1] / "README.md").read_text(encoding="utf-8")
-    tables = ["rivals", "architectures", "slimming", "results", "speed", "survives"]
+    tables = ["rivals", "architectures", "slimming", "results", "speed", "elsewhere", "survives"]
     assert [found[2] for found in readme.MARKERS.finditer(text)] == tables
     assert text == readme.with_results(text), "run `make readme`"
     speed = (REFERENCE.parents[1] / "bench/results.md").read_text(encoding="utf-8")
     assert speed == readme.benchmarks_in_full(), "run `make readme`"
+
+
+def test_the_evaluation_that_readme_shows_is_that_of_the_shipped_network(run):
+    told = " ".join((REFERENCE.parents[1] / "bench/other_hospital.txt").read_text(encoding="utf-8").split())
+    found, refused = run.summary["models"]["slim-int8"]["external"], run.summary["guard"]["refused"]["external"]
+    for name, key in (("AUC", "auc"), ("accuracy", "accuracy"), ("Brier score", "brier")):
+        value, low, high = found[key]
+        assert f"{name} {value:.3f} ({low:.3f} to {high:.3f})" in told
+    assert f"decides at {run.summary['models']['slim-int8']['threshold']:.3f}" in told
+    assert f"no decision on {1000 * refused:.0f} of 1000 images" in told
 
 
 def test_cards_are_those_of_the_run(run):

@@ -121,7 +121,8 @@ def test_the_lab_trains_as_the_committed_trainings_decided(monkeypatch):
     better = arms[(arms["gain"] > 2 * arms["error"]) & (arms["auc_gain"] > -2 * arms["auc_error"])]
     # what one split decided about the original, its cross-validation does not bear out
     taken = better.groupby("part")["arm"].agg(list).to_dict()
-    assert taken == {"slim": ["30-epochs"], "original": ["64@2e-4+resample"]}
+    later = {"distant": ["resample", "30-epochs+resample"]}  # decides nothing
+    assert taken == {"slim": ["30-epochs"], "original": ["64@2e-4+resample"]} | later
     settings = LabSettings()
     assert settings.original == TrainSettings(**bench.CROSSED["64@2e-4"])
     assert settings.slim.final.epochs == bench.SLIM["30-epochs"][1]["epochs"]
