@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['model_card', 'data_card']
 
-# %% ../nbs/26_cards.ipynb #5e10a8cc
+# %% ../nbs/26_cards.ipynb #f7adf8ef
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
+
+import pandas as pd
 
 from . import __version__
 from .core import PneumopruneError, complaint, needs
@@ -145,13 +147,17 @@ def _over_trainings(run: Run, name: str) -> str:
             "Means, each training at its own threshold. The 95 % intervals are over trainings and patients, resampled "
             "together. The file is that of the first training.\n")
 
-# %% ../nbs/26_cards.ipynb #47e413ab
+# %% ../nbs/26_cards.ipynb #288fd9d1
 def refused(run: Run) -> str:
     "Whom the guard of the shipped file refuses, in a sentence; empty for a run without one"
-    shares = run.summary.get("guard", {}).get("refused", {})
+    shares, path = run.summary.get("guard", {}).get("refused", {}), run.folder / "guard.csv"
     names = {"val": "validation images (which set its limit)", "test": "test images",
-             "external": "images of the other hospital", "other": "images that are no chest X-rays"}
-    told = ", ".join(f"{shares[split]:.1%} of the {name}" for split, name in names.items() if split in shares)
+             "external": "images of the other hospital",
+             "other": "drawn or freely licensed images that are no chest X-rays"}
+    counts = pd.read_csv(path)["split"].value_counts() if path.is_file() else {}
+    many = {split: f"{counts[split]:,} " if split in counts else "" for split in names}
+    told = ", ".join(f"{'all' if shares[split] == 1 else f'{shares[split]:.1%}'} of the {many[split]}{name}"
+                     for split, name in names.items() if split in shares)
     return f"It refuses {told}." if told else ""
 
 # %% ../nbs/26_cards.ipynb #2c304a55
@@ -298,7 +304,7 @@ def _gaps(run: Run, name: str) -> dict[str, Any]:
         "elsewhere": elsewhere, "version": __version__, "fingerprint": literal(data["fingerprint"][:16]),
     }
 
-# %% ../nbs/26_cards.ipynb #0e882a76
+# %% ../nbs/26_cards.ipynb #85ef1087
 @contextmanager
 def _reading(run: Run) -> Iterator[None]:
     "`PneumopruneError` where a run folder does not hold what a card tells"
@@ -306,7 +312,7 @@ def _reading(run: Run) -> Iterator[None]:
         with use_language("en"):
             yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise PneumopruneError(f"{run.folder}: run.json or summary.json does not hold what a card tells "
+        raise PneumopruneError(f"{run.folder}: run.json, summary.json or guard.csv does not hold what a card tells "
                                f"({complaint(error)}); restore them, or run the lab again") from error
 
 # %% ../nbs/26_cards.ipynb #40317719

@@ -80,11 +80,19 @@ def test_a_run_is_told_only_what_it_has():
     assert {len(cells) for cells in rows(card)} == {7} and {len(cells) for cells in rows(images)} == {5}
 
 
-def test_a_guard_is_told_where_there_is_one():
-    run = replace(RUN, summary=RUN.summary | {"guard": {"refused": {"val": 0.01, "other": 1.0}}})
+def test_a_guard_is_told_where_there_is_one(tmp_path):
+    "Shares with their numbers of images, where guard.csv is there; a damaged one is one line"
+    run = replace(RUN, summary=RUN.summary | {"guard": {"refused": {"val": 0.25, "other": 1.0}}}, folder=tmp_path)
     card = model_card(run)
-    assert "if distance.item() > 1" in card and "The guard refuses 1.0% of the validation images" in card
+    assert "if distance.item() > 1" in card and "The guard refuses 25.0% of the validation images" in card
     assert "distance" not in model_card(RUN) and '[probability] = session.run(["probability"],' in model_card(RUN)
+    (tmp_path / "guard.csv").write_text("split,distance\nval,0\nval,0\nval,0\nval,2\nother,2\n", encoding="utf-8")
+    card = model_card(run)
+    assert "refuses 25.0% of the 4 validation images" in card and "all of the 1 drawn or freely licensed" in card
+    for damage in (b"", b"\xff\xfe\0", b"name\nval\n"):
+        (tmp_path / "guard.csv").write_bytes(damage)
+        with pytest.raises(PneumopruneError, match="run the lab again"):
+            model_card(run)
 
 
 def test_a_licence_is_given_for_what_it_covers():
