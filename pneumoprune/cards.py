@@ -359,13 +359,15 @@ def _other_told(run: Run) -> str:
     return _OTHER.format(name=literal(there["name"]), origin=_other_origin(there), record=_record(there),
                          counted=_counted(there["counts"], there["patients"]))
 
-# %% ../nbs/26_cards.ipynb #ecd78b19
+# %% ../nbs/26_cards.ipynb #59c7aaeb
 def _validation_told(run: Run) -> str:
     "How the validation images were chosen"
-    settings, sure = run.info["settings"], run.kermany or run.synthetic
+    if run.synthetic:
+        return "Validation: drawn as such; no patient is in two splits."
+    settings = run.info["settings"]
     how = (f"{settings['validation']:.0%} of the images that are not of the test, drawn at random by patient within "
            f"each class (seed {settings['seed']})")
-    return f"Validation: {how}." if sure else f"Validation: that of the source; where it has none, {how}."
+    return f"Validation: {how}." if run.kermany else f"Validation: that of the source; where it has none, {how}."
 
 
 def _size_category(images: int) -> str:

@@ -76,6 +76,7 @@ def test_a_run_is_told_only_what_it_has():
     for word in ("The method", "another hospital", "Shortcuts examined", "distance", "guard", "seed-", "None ", "nan"):
         assert word not in card, word
     assert "Made of phantoms" in card and "images from elsewhere was not measured" in card
+    assert "Validation: drawn as such" in images and "Validation: that of the source" in data_card(RUN)
     assert "Another hospital" not in images and "The program that drew an image gave its label." in images
     assert {len(cells) for cells in rows(card)} == {7} and {len(cells) for cells in rows(images)} == {5}
 
