@@ -272,7 +272,7 @@ _CLAUSES = {  # English, Russian
     "all views": ("all {} views", "всех {} изображениях"), "some views": ("{} of {} views", "{} из {} изображений"),
     "first of": ("Measures are means over {0} trainings, unless said otherwise. What needs one network shows the "
                  "first training: decisions, scores, errors, times, sizes. Which one that is was fixed beforehand. "
-                 "Of {0}, by test AUC, its {1} is number {2}, its original number {3}.",
+                 "Ranked by test AUC among the {0}, its {1} is number {2} and its original number {3}.",
                  "Показатели — средние по {0} обучениям, если не сказано иное. Где нужна одна сеть (решения, оценки, "
                  "ошибки, время, размеры), показано первое обучение; так решено заранее. По AUC на тесте его {1} среди "
                  "{0} обучений на месте {2}, исходная — на месте {3}."),

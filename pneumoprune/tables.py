@@ -148,8 +148,8 @@ def _published(key: str, place: int) -> str:
 LITERATURE = (  # study, network, AUC and accuracy on the collection's 624 test images
     ("Kermany et al. 2018 (Cell 172:1122)", "Inception V3, ImageNet weights", 0.968, 0.928),
     ("Yang et al. 2023 (MedMNIST v2, Sci. Data 10:41)", "ResNet-50, 224 × 224, from scratch", 0.962, 0.884),
-    ("Doerrich et al. 2025 (MedMNIST+, arXiv:2404.15786)", "AlexNet, pretrained weights", 0.9825, 0.872),
-    ("Doerrich et al. 2025 (MedMNIST+, arXiv:2404.15786)", "the best of that study", 0.989, 0.916),
+    ("Doerrich et al. 2025 (MedMNIST+, Sci. Rep. 15)", "AlexNet, pretrained weights", 0.9825, 0.872),
+    ("Doerrich et al. 2025 (MedMNIST+, Sci. Rep. 15)", "the best of that study", 0.989, 0.916),
 )
 
 # %% ../nbs/10_tables.ipynb #12f7d867

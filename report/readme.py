@@ -93,8 +93,9 @@ def over_seeds(run) -> list[str]:
     if not (seeds := run.summary.get("seeds")):
         return []
     lines = [
-        f"\n{told_first(run)} Over all (mean, 95 % interval, trainings and patients resampled together; the verdict is "
-        "on non-inferiority to `original`, within 0.02 of accuracy and 0.01 of AUC):\n",
+        f"\n{told_first(run)} The shipped file is that of the first training. Over all (mean, 95 % interval, trainings "
+        "and patients resampled together; the verdict is on non-inferiority to `original`, within 0.02 of accuracy and "
+        "0.01 of AUC):\n",
         "| network | accuracy | AUC | verdict: accuracy, AUC | AUC, another hospital |", "|---|---|---|---|---|",
     ]
     for name, model in seeds["models"].items():

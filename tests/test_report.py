@@ -16,7 +16,7 @@ from simulated import simulated_run
 
 from pneumoprune import __version__
 from pneumoprune.core import MODELS
-from pneumoprune.phrases import interval, number, significant
+from pneumoprune.phrases import interval, number, overall, significant
 from pneumoprune.report import _WORDS as WORDS
 from pneumoprune.report import ReportError, render_report
 from pneumoprune.run import curve_noise, load_run, same_view, shortcut_auc
@@ -116,7 +116,7 @@ def test_the_first_page_identifies_the_run(pdf, pages, folder):
     assert {"en": "no medical device", "ru": "не медицинское изделие"}[pdf.stem] in first
     assert WORDS[pdf.stem]["phantoms"] in first
     for name in MODELS:
-        value = number(run.summary["models"][name]["test"]["accuracy"][0])
+        value = number(overall(run, name, "accuracy")[0])
         assert (value if pdf.stem == "en" else value.replace(".", ",")) in first, name
 
 

@@ -222,13 +222,14 @@ def test_several_seeds_are_told_and_decide(folders, tmp_path):
 
     def change(summary):
         metrics = {metric: [0.1234, 0.1, 0.2] for metric in summary["models"]["original"]["test"]}
+        parts = summary["models"]["original"].keys() & {"validation", "test", "external"}
         each = {"test": {metric: [0.1, 0.1234, 0.2] for metric in metrics}}
         verdict = {"difference": 0.01, "low": -0.05, "high": 0.07, "margin": 0.02, "verdict": "inconclusive"}
         verdicts = {"accuracy": verdict, "auc": verdict, "noninferior": False}
         comparison = {"each": {"accuracy": [0.1, 0.0, 0.0], "auc": [0.0, 0.0, 0.1]}, "noninferiority": verdicts}
         summary["seeds"] = {
             "count": 3,
-            "models": {name: {"test": metrics, "each": each} for name in summary["models"]},
+            "models": {name: dict.fromkeys(parts, metrics) | {"each": each} for name in summary["models"]},
             "comparisons": dict.fromkeys(list(summary["models"])[1:], comparison),
         }
 
