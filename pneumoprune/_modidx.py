@@ -791,6 +791,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pneumoprune.figures._legend': ('figures.html#_legend', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._line': ('figures.html#_line', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._needed': ('figures.html#_needed', 'pneumoprune/figures.py'),
+                                     'pneumoprune.figures._other_trainings': ('figures.html#_other_trainings', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._panel_for_each': ('figures.html#_panel_for_each', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._path': ('figures.html#_path', 'pneumoprune/figures.py'),
                                      'pneumoprune.figures._plain_numbers': ('figures.html#_plain_numbers', 'pneumoprune/figures.py'),

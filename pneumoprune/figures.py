@@ -7,7 +7,7 @@ __all__ = ['FigureError', 'curves', 'confusion_matrices', 'roc_and_pr', 'calibra
            'sensitivity_map', 'widths', 'tradeoff', 'forest', 'scores', 'flow']
 
 # %% ../nbs/09_figures.ipynb #2b825131
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,7 +26,7 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay, precision_r
 from .core import PneumopruneError, model_colors
 from .evaluation import calibration_curve, confusion
 from .phrases import judged, language, number, plain, say, seed_count, significant, use_language
-from .run import KINDS, Run, image_sides, kinds, prunings
+from .run import KINDS, Run, image_sides, kinds, prunings, seed_columns
 
 # %% ../nbs/09_figures.ipynb #47fc20d6
 class FigureError(PneumopruneError):
@@ -246,8 +247,16 @@ def confusion_matrices(
     return figure
 
 # %% ../nbs/09_figures.ipynb #3357b761
+def _other_trainings(ax: Axes, run: Run, name: str, curve: Callable) -> None:
+    "The same curve of a network's other trainings; `curve` makes x and y of labels and scores"
+    test = run.part("test")
+    lines = [np.column_stack(curve(test["label"], test[other])) for other in seed_columns(run.predictions)[name][1:]]
+    ax.add_collection(LineCollection(lines, color=model_colors[name], **_SEED))
+
+
 def _roc(ax: Axes, run: Run, name: str) -> None:
-    "A network's ROC curve and its operating point"
+    "A network's ROC curve and its operating point; thin: other trainings"
+    _other_trainings(ax, run, name, lambda labels, scores: roc_curve(labels, scores)[:2])
     test = run.summary["models"][name]["test"]
     alarms, found, _ = roc_curve(*_scores(run, name), drop_intermediate=False)
     RocCurveDisplay(fpr=alarms, tpr=found).plot(ax=ax).line_.set(**_line(name))
@@ -256,7 +265,8 @@ def _roc(ax: Axes, run: Run, name: str) -> None:
 
 
 def _precision_recall(ax: Axes, run: Run, name: str) -> None:
-    "A network's precision–recall curve and its operating point"
+    "A network's precision–recall curve and its operating point; thin: other trainings"
+    _other_trainings(ax, run, name, lambda *both: precision_recall_curve(*both, drop_intermediate=True)[1::-1])
     test = run.summary["models"][name]["test"]
     precision, recall, _ = precision_recall_curve(*_scores(run, name))
     PrecisionRecallDisplay(precision, recall).plot(ax=ax).line_.set(**_line(name))
@@ -298,7 +308,10 @@ def roc_and_pr(
     pr.set(xlabel=say("sensitivity"), ylabel=say("precision"), title="PR", aspect="auto")
     pr.set_ylim(min(0.5, positive) - 0.05, 1.01)
     _plain_numbers(roc.xaxis, roc.yaxis, pr.xaxis, pr.yaxis)
-    _legend(figure, {_areas(run, name): _line(name) for name in run.models}, ncols=min(2, len(run.models)))
+    entries = {_areas(run, name): _line(name) for name in run.models}
+    if seed_count(run) > 1:
+        entries[say("other seeds")] = {"color": model_colors[run.models[0]], **_SEED}
+    _legend(figure, entries, ncols=min(2, len(run.models)))
     return figure
 
 # %% ../nbs/09_figures.ipynb #db958bb5
