@@ -318,7 +318,7 @@ def _new_aspects(folder: Path, info: dict, mine: dict) -> bool:
 def _in_words(theirs: dict, mine: dict) -> list[str]:
     "In what two runs differ, in few words: settings first, then where the images come from"
     found = _differences(theirs["settings"], mine["settings"])
-    found = [text for text in found if not re.match(r"\w+\.seed:", text)]  # they follow the seed of the run
+    found = [text for text in found if not re.match(r"[\w.]+\.seed:", text)]  # they follow the seed of the run
     found = found[:2] + ([f"and {len(found) - 2} settings more"] if len(found) > 2 else [])
     part = lambda about, key: about.get(key) if isinstance(about, dict) else None
     pairs = {key: (theirs[key], mine[key]) for key in ("data", "external")}
