@@ -808,7 +808,7 @@ def _readable(path: Path):
         raise DataError(f"{path.name} is {kind} ({complaint(error)}); "
                         "give a folder, a zip, a CSV table or a MedMNIST .npz file") from error
 
-# %% ../nbs/03_data.ipynb #e4c69baf
+# %% ../nbs/03_data.ipynb #9c7cef1a
 def _open_table(path: Path, table: str | Path | None, columns: Mapping[str, str], max_pixels: int) -> _Source:
     "Images of a folder or zip that a table tells of; without a table, `path` is one"
     if table is None:
@@ -830,7 +830,10 @@ def _open_table(path: Path, table: str | Path | None, columns: Mapping[str, str]
     if not inside and not Path(table).is_file():
         raise DataError(f"{table} is neither in {path.name} nor a file; give the path of a CSV table")
     content = files.read(inside[0]) if inside else Path(table).read_bytes()
-    return _table_source(files, content, Path(name).name, columns, max_pixels)
+    source = _table_source(files, content, Path(name).name, columns, max_pixels)
+    if inside:
+        source.tables["table"]["name"] = name  # by which it is found in there again; two folders may hold one each
+    return source
 
 # %% ../nbs/03_data.ipynb #950dfde0
 _AT_ONCE = 8  # images of one order to a thread

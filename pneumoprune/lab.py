@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LabSettings', 'lab_settings', 'HelperError', 'run_lab', 'run_seed', 'check_run']
 
-# %% ../nbs/25_lab.ipynb #01d57495
+# %% ../nbs/25_lab.ipynb #ec50faf9
 import copy
 import json
 import logging
@@ -43,7 +43,7 @@ from . import __version__, benchmark, core, data, quantization
 from .alexnet import Standardise, count_macs, count_parameters, file_mb, fold_gray, narrow_alexnet, size_mb
 from .compaction import ProofWarning, compact, restore
 from .core import MODELS, PneumopruneError, check_count, read_json, sha256, write_csv, write_json
-from .data import CLASSES, SPLITS, XRays, load_labelled, load_xrays, split_validation
+from .data import CLASSES, SPLITS, DataError, XRays, load_labelled, load_xrays, split_validation
 from .evaluation import choose_threshold, shortcut_scores, texture_features
 from .guard import add_guard, fit_guard, other_images
 from .networks import load_network, save_network
@@ -1233,7 +1233,14 @@ def _done_so_far(out: Path, seeds: int) -> str:
     which = f" ({', '.join(each if seeds > 1 else done[0])})" if found else ""
     return f"{out}: {found} of {all_} stages are done{which}"
 
-# %% ../nbs/25_lab.ipynb #96fb3517
+# %% ../nbs/25_lab.ipynb #e08d76fc
+def _options(**given: Any) -> dict[str, Any]:
+    "Those of the options that were given, and are not at their defaults"
+    usual = {"device": "auto", "max_pixels": core.MAX_PIXELS}
+    chosen = {name: value for name, value in given.items() if value and value != usual.get(name)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in chosen.items()}
+
+# %% ../nbs/25_lab.ipynb #67ae6ba5
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -1252,18 +1259,20 @@ def run_lab(
 ) -> Run:
     "The whole experiment; what is finished in `out` is not done again"
     settings, out, jobs = settings or LabSettings(), Path(out), check_count(jobs, "jobs")
-    load, elsewhere = _sources(
-        data, external, settings, phantom_count, table=table, columns=columns, aspects=aspects,
-        external_table=external_table, external_columns=external_columns, skip_unreadable=skip_unreadable,
-        max_pixels=max_pixels,
+    reading: dict[str, Any] = dict(
+        columns=columns, external_columns=external_columns, skip_unreadable=bool(skip_unreadable),
+        max_pixels=check_count(max_pixels, "the limit of pixels", error=DataError),
     )
+    load, elsewhere = _sources(data, external, settings, phantom_count, table=table, aspects=aspects,
+                               external_table=external_table, **reading)
 
     def make() -> Run:
         _refuse_foreign(out)
         run = load(), settings, out, elsewhere()
         if not _all_is_finished(*run):
             with _only_one(out):
-                Lab(run[0], settings, out, 0, run[3]).record(jobs=jobs)
+                options = _options(device=settings.original.device, **reading)
+                Lab(run[0], settings, out, 0, run[3]).record(jobs=jobs, options=options)
                 _log.info(_done_so_far(out, settings.seeds))
                 _make(1 if core.several_processes() else jobs, *run)
         else:

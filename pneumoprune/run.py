@@ -6,7 +6,7 @@
 __all__ = ['SHORTCUTS', 'Run', 'load_run', 'reference_run', 'summarise', 'shortcut_auc', 'shortcut_effects', 'recorded_runs',
            'curve_noise']
 
-# %% ../nbs/07_run.ipynb #e24ed349
+# %% ../nbs/07_run.ipynb #d960ef2c
 import math
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from .benchmark import own_engine, speedups
-from .core import MODELS, PneumopruneError, complaint, read_json
+from .core import MAX_PIXELS, MODELS, PneumopruneError, complaint, read_json
 from pneumoprune.evaluation import (
     METRICS,
     Evaluation,
@@ -40,8 +40,9 @@ from pneumoprune.evaluation import (
 # %% ../nbs/07_run.ipynb #2125ee8d
 KERMANY = "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"  # SHA-256 of the archive of X-rays
 
-# %% ../nbs/07_run.ipynb #7c3911a4
+# %% ../nbs/07_run.ipynb #f7bf7801
 _ALEXNET = [64, 192, 384, 256, 256]  # output channels of AlexNet's convolutions
+_OPTIONS = {"device": "auto", "max_pixels": MAX_PIXELS, "skip_unreadable": False, "columns": {}, "external_columns": {}}
 
 
 @dataclass
@@ -95,6 +96,11 @@ class Run:
         "The budgets that slimming was given"
         slim = self.info["settings"].get("slim", {})
         return {key: slim[key] for key in ("max_file_mb", "max_macs", "min_speedup") if slim.get(key)}
+
+    @property
+    def options(self) -> dict[str, Any]:  # device, max_pixels, skip_unreadable, columns, external_columns
+        "Options of the lab that nothing else in run.json tells, as they were given; an older run has the defaults here"
+        return _OPTIONS | self.info.get("options", {})
 
     @cached_property
     def faster(self) -> pd.Series:  # by batch, model and engine
@@ -196,7 +202,7 @@ def _tables(folder: Path, required: Sequence[str]) -> dict[str, pd.DataFrame]:
             raise PneumopruneError(f"{path} is missing; run `pneumoprune lab --out {folder}` again to make it")
     return tables
 
-# %% ../nbs/07_run.ipynb #feab87e4
+# %% ../nbs/07_run.ipynb #9f48748d
 _RUN_KEYS = {"settings": dict, "data": dict}
 _DATA_KEYS = {"name": str, "synthetic": bool, "counts": dict, "patients": dict}
 
@@ -215,7 +221,14 @@ def _with_keys(found: Any, keys: dict[str, type], path: Path, within: str) -> di
             raise PneumopruneError(f"{path}: {within} lacks {key!r}; restore the file or run the lab again")
     return found
 
-# %% ../nbs/07_run.ipynb #05c174d4
+
+def _check_options(info: dict, path: Path) -> None:
+    "`PneumopruneError` for options of the lab that are none; an older run records none"
+    told = "'options' in it"
+    given = _with_keys(info.get("options", {}), {}, path, told)
+    _with_keys(_OPTIONS | given, {name: type(value) for name, value in _OPTIONS.items()}, path, told)
+
+# %% ../nbs/07_run.ipynb #77b03ad1
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
@@ -225,6 +238,7 @@ def load_run(
         raise PneumopruneError(f"the run in {folder} is unfinished; give the command of the lab again, it goes on")
     info, summary = _checked(folder / "run.json", _RUN_KEYS), _checked(folder / "summary.json", {"models": dict})
     _with_keys(info["data"], _DATA_KEYS, folder / "run.json", "'data' in it")
+    _check_options(info, folder / "run.json")
     others = [Run(path, _checked(path / "run.json", {"settings": dict}), summary={}, **_tables(path, ("history",)))
               for path in _seed_folders(folder)]
     run = Run(folder, info, summary=summary, seeds=tuple(others), **_tables(folder, _REQUIRED))

@@ -7,7 +7,7 @@ __all__ = ['headline_table', 'comparison_table', 'literature_table', 'metrics_ta
            'earlier_table', 'seeds_table', 'external_table', 'shortcuts_table', 'guard_table', 'sizes_table',
            'amounts_table', 'latency_table', 'failures_by_kind', 'confident_errors', 'data_table', 'reproduce_table']
 
-# %% ../nbs/10_tables.ipynb #92974266
+# %% ../nbs/10_tables.ipynb #b57e53d4
 import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from .benchmark import latency_summary, speedups
+from .core import MAX_PIXELS
 from .evaluation import METRIC_NAMES, shift_aucs
 from .figures import FigureError
 from pneumoprune.phrases import (
@@ -449,12 +450,29 @@ def data_table(
     rows.loc["all"] = rows.sum()
     return _table(rows.rename_axis("split").reset_index().to_dict("records"), _DATA)
 
-# %% ../nbs/10_tables.ipynb #cc0cbd3c
-def _command(run: Run) -> str:
-    "The command that makes this run again"
-    settings, data = run.info["settings"], run.info["data"]
-    options = {
+# %% ../nbs/10_tables.ipynb #1658974f
+def _from_source(about: dict, columns: dict, prefix: str = "") -> dict[str, Any]:
+    "The options that tell of a table of images, and of its columns; a table that is the source itself has no option"
+    table = about.get("table", {}).get("name")
+    return {
+        f"--{prefix}table": table if table != about.get("name") else None,
+        f"--{prefix}column": [f"{role}={name}" for role, name in columns.items()] if table else [],
+    }
+
+
+def _exactly(value: float) -> str:
+    "A number in few digits, if these are all"
+    return short if float(short := f"{value:g}") == value else repr(value)
+
+
+def _options(run: Run) -> dict[str, Any]:
+    "Each option of the lab and its value; None, False and an empty list are those that were not given"
+    settings, data, external = run.info["settings"], run.info["data"], run.info.get("external") or {}
+    unreadable = data.get("unreadable") or external.get("unreadable")
+    device, pixels = run.options["device"], run.options["max_pixels"]
+    return {
         "--data": None if run.synthetic else data["name"],
+        **_from_source(data, run.options["columns"]),
         "--out": "results/again",
         "--epochs": settings["original"]["epochs"],
         "--size": settings["size"],
@@ -462,12 +480,25 @@ def _command(run: Run) -> str:
         "--limit": settings.get("limit"),
         "--seeds": settings["seeds"] if settings.get("seeds", 1) > 1 else None,
         "--jobs": run.info["jobs"] if run.info.get("jobs", 1) > 1 else None,
-        "--external": external["name"] if (external := run.info.get("external")) else None,
+        "--external": external.get("name"),
+        **_from_source(external, run.options["external_columns"], "external-"),
+        "--aspects": data.get("aspects", {}).get("name"),
+        "--device": device if device != "auto" else None,
+        "--quick": run.smoke,
+        "--skip-unreadable": run.options["skip_unreadable"] or bool(unreadable),
+        "--max-pixels": pixels if pixels != MAX_PIXELS else None,
+        **{f"--{budget.replace('_', '-')}": _exactly(value) for budget, value in run.budgets.items()},
     }
-    words = [f"{option} {quote(str(value))}" for option, value in options.items() if value is not None]
-    words += ["--quick"] * run.smoke + ["--skip-unreadable"] * bool(data["unreadable"])
-    words += [f"--{budget.replace('_', '-')} {value:g}" for budget, value in run.budgets.items()]
-    return " ".join(["pneumoprune lab", *words])
+
+# %% ../nbs/10_tables.ipynb #f5817724
+def _command(run: Run) -> str:
+    "The command that makes this run again"
+    words = ["pneumoprune lab"]
+    for option, values in _options(run).items():
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value is not False:
+                words.append(option if value is True else f"{option} {quote(str(value))}")
+    return " ".join(words)
 
 # %% ../nbs/10_tables.ipynb #c351a1a1
 def reproduce_table(

@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import warnings
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,14 +19,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from pneumoprune import benchmark
+from pneumoprune import lab as lab_chapter
 from pneumoprune.checkpoints import compact_file
-from pneumoprune.cli import main
+from pneumoprune.cli import app, main
 from pneumoprune.compaction import CompactionError
 from pneumoprune.core import read_json, write_json
 from pneumoprune.networks import save_network
+from pneumoprune.run import reference_run
+from pneumoprune.tables import reproduce_table
 
 COMMAND = [sys.executable, "-c", "from pneumoprune.cli import main; main()"]
 QUICK = ("--quick", "--epochs", "2", "--size", "64", "--skip-unreadable")
@@ -349,3 +356,84 @@ def test_explain_names_its_picture_after_the_image_and_keeps_the_image(tmp_path,
     assert done.returncode == 0 and done.stdout.startswith("written to x-explained.png"), done.stderr
     assert [path.name for path in Path().iterdir()] == ["x-explained.png"]
     assert (tmp_path / "x.png").read_bytes() == before
+
+
+def lab_options(words):
+    "What the options of a `lab` command mean: its settings, and all that is no setting; places by their names"
+    command = typer.main.get_command(app).commands["lab"]  # type: ignore
+    told = command.make_context("lab", list(words)).params
+    for name in ("out", "jobs", "only_seed", "resume", "json"):
+        told.pop(name)
+    for name in ("data", "external", "table", "external_table", "aspects"):
+        told[name] = told[name] and Path(told[name]).name
+    for name in ("column", "external_column"):
+        told[name] = sorted(told[name] or [])
+    told["device"] = told["device"].value
+    shared = ("epochs", "size", "seed", "seeds", "limit", "quick", "max_file_mb", "max_macs", "min_speedup")
+    chosen = {name: told.pop(name) for name in shared}
+    settings = lab_chapter.lab_settings(**chosen, device=told["device"], synthetic=told["data"] is None)
+    return told | {"settings": settings}
+
+
+def told_command(run):
+    words = shlex.split(reproduce_table(run).loc["command", "value"])
+    assert words[:2] == ["pneumoprune", "lab"]
+    return lab_options(words[2:])
+
+
+def test_the_report_of_the_reference_run_tells_the_command_of_the_readme():
+    section = Path("README.md").read_text(encoding="utf-8").partition("### The reference run")[2]
+    block = re.search(r"```sh\n(make lab DATA.+?)```", section, re.S)
+    assert block
+    given = dict(word.split("=", 1) for word in shlex.split(block[1].replace("\\\n", ""))[2:])
+    assert told_command(reference_run()) == lab_options(["--data", given["DATA"], *shlex.split(given["ARGS"])])
+
+
+@pytest.fixture
+def unmade(monkeypatch):
+    "The lab without its stages: a run folder with its run.json, and the results of the reference run"
+    reference = reference_run()
+    monkeypatch.setattr(lab_chapter, "_make", lambda *_: None)
+    told = lambda folder: replace(reference, folder=folder, info=read_json(folder / "run.json"))
+    monkeypatch.setattr(lab_chapter, "load_run", told)
+
+
+def tabled(folder, shared=()):
+    "80 images of 40 patients and a table of them, twice; half the images of each `shared` patient are for training"
+    (folder / "of us").mkdir(parents=True)
+    rows = []
+    for i in range(80):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 64), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        who = f"P{i // 2}"
+        split = "train" if i < 48 or (who in shared and i % 2) else "test"
+        rows.append({"file": f"{i}.png", "is it": i // 2 % 2, "who": who, "set": split})
+    pd.DataFrame(rows).to_csv(folder / "of us/labels.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "beside.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--data {0}/beside.csv --column label='is it' --column patient=who",
+        "--data {0} --table 'of us/labels.csv' --column 'label=is it' --limit 41 --quick --max-pixels 5000 --epochs 3",
+        "--data {0} --table labels.csv --column 'label=is it' --seeds 2 --seed 3 --max-file-mb 0.12345678 --device cpu",
+        "--data {0}/beside.csv --column 'label=is it' --aspects {0}/aspects.csv --external {0}/beside.csv "
+        "--external-column 'label=is it' --external-column patient=file --skip-unreadable --min-speedup 1234567",
+        "--data {0}/beside.csv --column 'label=is it' --external {0} --external-table labels.csv "
+        "--external-column 'label=is it' --skip-unreadable",
+    ],
+)
+def test_the_command_in_a_report_repeats_its_run(options, tmp_path, unmade, monkeypatch):
+    monkeypatch.setenv("PNEUMOPRUNE_CACHE", str(tmp_path / "cache"))
+    images = tabled(tmp_path / "x rays")
+    aspects = pd.read_csv(images / "beside.csv").rename(columns={"file": "name"}).assign(log_aspect=0.1)
+    aspects.to_csv(images / "aspects.csv", index=False)
+    if "--skip-unreadable" in options:
+        (images / "79.png").write_bytes(b"no image")
+    words = [word.replace("{0}", str(images)) for word in shlex.split(options)]
+    done = run("lab", *words, "--size", "64", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    made = replace(reference_run(), info=read_json(tmp_path / "run/run.json"))
+    assert told_command(made) == lab_options([*words, "--size", "64"])
