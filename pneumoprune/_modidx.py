@@ -1113,6 +1113,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pneumoprune.phrases.say_if_known': ('phrases.html#say_if_known', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.scientific': ('phrases.html#scientific', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.seed_count': ('phrases.html#seed_count', 'pneumoprune/phrases.py'),
+                                     'pneumoprune.phrases.shared_patients': ('phrases.html#shared_patients', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.significant': ('phrases.html#significant', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.size': ('phrases.html#size', 'pneumoprune/phrases.py'),
                                      'pneumoprune.phrases.smoothness': ('phrases.html#smoothness', 'pneumoprune/phrases.py'),

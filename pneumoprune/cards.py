@@ -338,7 +338,8 @@ def _record(about: dict) -> str:
     lines = [f"Files that can't be read: {len(about['unreadable'])}.", *map(literal, about.get("notes", []))]
     tables = [about[key] for key in ("table", "aspects") if key in about]
     lines += [f"Read with the table {literal(table['name'])}, SHA-256 {literal(table['sha256'])}." for table in tables]
-    return "\n".join(f"- {line}" for line in [*lines, f"Fingerprint (SHA-256): {literal(about['fingerprint'])}."])
+    of = "Fingerprint, of archive and table" if "table" in about else "Fingerprint"
+    return "\n".join(f"- {line}" for line in [*lines, f"{of} (SHA-256): {literal(about['fingerprint'])}."])
 
 # %% ../nbs/26_cards.ipynb #4c917f2f
 _OTHER = """

@@ -338,7 +338,7 @@ def size(
     factor: float,  # from `times_smaller`
 ) -> str:
     "How a network compares in size with another"
-    return _clause("as large") if abs(factor - 1) < 5e-4 else _ratio(factor, "smaller", "larger")
+    return _clause("as large") if abs(factor - 1) < 5e-3 else _ratio(factor, "smaller", "larger")
 
 
 def speed(
@@ -435,6 +435,13 @@ def fingerprint(
     "What tells this run from every other: the SHA-256 of its run.json and predictions.csv"
     files = b"".join((run.folder / name).read_bytes() for name in ("run.json", "predictions.csv"))
     return hashlib.sha256(files).hexdigest()[:16]
+
+
+def shared_patients(
+    run: Run,
+) -> bool:
+    "Is any patient in more than one part of the images? Then a note of the data says so"
+    return any(note.startswith("in more than one split") for note in run.info["data"].get("notes", ()))
 
 
 def told_few(

@@ -400,7 +400,8 @@ def same_view(
         return None
     views = run.external.drop_duplicates("name").set_index("name")["view"].reindex(part["name"])
     columns = (part["label"], part[name], views, part["patient"])
-    return within_auc_with_interval(*(column.to_numpy() for column in columns), resamples=1000)
+    resamples = run.info["settings"].get("resamples", 2000)
+    return within_auc_with_interval(*(column.to_numpy() for column in columns), resamples=resamples)
 
 # %% ../nbs/07_run.ipynb #7016f997
 SHORTCUTS = ("texture", "aspect")  # columns of shortcuts.csv

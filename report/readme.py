@@ -72,19 +72,18 @@ def shortcut(run) -> list[str]:
     if effects.empty:
         return []
     alone = {split: interval(shortcut_auc(run, "texture", split)) for split in ("val", "test")}
-    means = effects.groupby("model", sort=False)[["misled", "follows_val"]].mean()
+    means = effects.groupby("model", sort=False)[["all_pairs", "misled", "follows_val", "follows_test"]].mean()
     listed = lambda values: ", ".join(values[:-1]) + " and " + values[-1]
-    misled, following = (
+    misled, every, following, on_test = (
         listed([f"{value:.{digits}f} (`{name}`)" for name, value in means[column].items()])
-        for column, digits in (("misled", 3), ("follows_val", 2))
+        for column, digits in (("misled", 3), ("all_pairs", 3), ("follows_val", 2), ("follows_test", 2))
     )
     return [
         f"\nThe label can be guessed without lungs: details finer than eight pixels alone tell it with an AUC of "
         f"{alone['val']} on validation patients and {alone['test']} on the test set. Over the validation pairs in "
-        f"which they mislead, the AUC of the networks is {misled}; over all pairs it is "
-        f"{effects['all_pairs'].min():.3f} to {effects['all_pairs'].max():.3f}. Within a class, the rank correlation "
-        f"of their scores with texture is "
-        f"{following}. These are means over trainings; the AUC is that of images as they are and of simulated shifts."
+        f"which they mislead, the AUC of the networks is {misled}; over all pairs it is {every}. Within a class, the "
+        f"rank correlation of their scores with texture is {following} on validation, and {on_test} on test. These are "
+        "means over trainings; the AUC is that of images as they are and of simulated shifts."
     ]
 
 
@@ -104,6 +103,9 @@ def over_seeds(run) -> list[str]:
         cells = [interval(model["test"]["accuracy"]), interval(model["test"]["auc"]), verdicts]
         abroad = interval(model["external"]["auc"]) if "external" in model else "—"
         lines.append(f"| {' | '.join([name, *cells, abroad])} |")
+    more = run.info["settings"]["masked"]["epochs"]
+    lines.append(f"\nPruned networks were trained longer than `original`, `masked` for {more} epochs more. So a "
+                 "difference is that of pruning and of longer training together.")
     return lines
 
 
@@ -231,8 +233,8 @@ def slimming(path: Path = ROOT / "bench/slimming.csv") -> str:
     three = reference["models"]["original"]["macs"]
     before = f"{start.macs.mean() / 1e6:.0f} M multiply–accumulates ({three / 1e6:.0f} M before the three equal planes "
     before += f"of a grey image are summed into one), {start.parameters.mean() / 1e6:.0f} M parameters"
-    differs = ", ".join(beyond) or "none"
-    told = f"\nBefore: {before}, AUC {start.auc.mean():.4f}. Beyond chance, {differs} differs from L2."
+    differs = f"{', '.join(beyond)} differs" if beyond else "None is shown, with three seeds, to differ"
+    told = f"\nBefore: {before}, AUC {start.auc.mean():.4f}. {differs} from L2."
     if more:
         told += f" {' and '.join(f'`{way}`' for way in more)} end with more multiply–accumulates: no layer may lose"
         told += " more than half of its channels in a round."
@@ -260,9 +262,10 @@ def benchmarks(path: Path = ROOT / "bench/results.json") -> str:
     machine, parts = found["machine"], found["parts"].values()
     minutes, data = sum(part["seconds"] for part in parts) / 60, " and ".join(sorted({part["data"] for part in parts}))
     told = (
-        f"\nMeasured by `make bench` in {minutes:.0f} minutes, with {machine['threads']} threads where no number is "
-        f"told, on an {machine['cpu']}; images: {data}. Why goals are missed, where the time goes and what was tried, "
-        "comparisons without a goal, and all versions: [bench/results.md](bench/results.md)."
+        f"\nMeasured by `make bench` in {minutes:.0f} minutes (the stages of a lab: in a run made before), with "
+        f"{machine['threads']} threads where no number is told, on an {machine['cpu']}; images: {data}. Why goals are "
+        "missed, where the time goes and what was tried, comparisons without a goal, and all versions: "
+        "[bench/results.md](bench/results.md)."
     )
     return "\n".join([*_HEADS, *map(_measured, rows), told]) + "\n"
 
