@@ -1221,17 +1221,51 @@ def _make(jobs: int, *run: Any) -> None:
     if failures:
         raise PneumopruneError("; ".join(failures) + ". The same command goes on from what is there")
 
-# %% ../nbs/25_lab.ipynb #7ff21365
-def _done_so_far(out: Path, seeds: int) -> str:
-    "How many stages a run folder records as done, and which; of several trainings, how many of each"
+# %% ../nbs/25_lab.ipynb #d26e3505
+def _done(out: Path, seeds: int) -> list[list[str]]:
+    "The stages that a run folder records as done, training by training"
     infos = [_place(out, number) / "run.json" for number in range(seeds)]
     told = [read_json(info) if info.exists() else {} for info in infos]
-    done = [info.get("stages", {}) if isinstance(info, dict) else {} for info in told]  # else its chain refuses it
+    stages = [info.get("stages") if isinstance(info, dict) else None for info in told]
+    return [[name for name in _leaves(number) if name in found] if isinstance(found, dict) else []  # refused later
+            for number, found in enumerate(stages)]
+
+
+def _counted(done: list[list[str]]) -> str:
+    "How many stages are done, and which; of several trainings, how many of each"
     counts = [(len(stages), len(_leaves(number))) for number, stages in enumerate(done)]
     found, all_ = map(sum, zip(*counts))
     each = [f"training {number}: {one} of {of}" for number, (one, of) in enumerate(counts, 1)]
-    which = f" ({', '.join(each if seeds > 1 else done[0])})" if found else ""
-    return f"{out}: {found} of {all_} stages are done{which}"
+    which = f" ({', '.join(each if len(done) > 1 else done[0])})" if found else ""
+    return f"{found} of {all_} stages are done{which}"
+
+# %% ../nbs/25_lab.ipynb #480cf507
+_MANY = 1000  # images; a smoke run of more takes minutes
+
+
+def _named_patients(xrays: XRays, most: int = 3) -> str:
+    "Patients whose images are in more than one split, in words; at most so many"
+    splits = pd.Series(xrays.split).groupby(xrays.patients).nunique()
+    names = [str(name) for name in splits.index[splits > 1]]
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
+def _worth_knowing(xrays: XRays, external: XRays | None, settings: LabSettings) -> list[str]:
+    "What the user should know of the images before the run is made"
+    notes = list(xrays.notes)
+    if names := _named_patients(xrays):
+        notes = [f"{note} ({names})" if note.startswith("in more than one split") else note for note in notes]
+    notes += [f"external: {note}" for note in external.notes] if external else []
+    notes = [note if len(note) <= 300 else f"{note[:300]}… (the whole note stands in run.json)" for note in notes]
+    if settings.conv != LabSettings.conv and settings.limit is None and len(xrays) > _MANY:
+        few = "give --quick --limit 300, with another --out"
+        notes.append(f"a smoke run of {len(xrays)} images takes many minutes; {few}")
+    return notes
+
+
+def _log_lines(*lines: str) -> None:
+    for line in lines:
+        _log.info(line)
 
 # %% ../nbs/25_lab.ipynb #e08d76fc
 def _options(**given: Any) -> dict[str, Any]:
@@ -1240,7 +1274,7 @@ def _options(**given: Any) -> dict[str, Any]:
     chosen = {name: value for name, value in given.items() if value and value != usual.get(name)}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in chosen.items()}
 
-# %% ../nbs/25_lab.ipynb #67ae6ba5
+# %% ../nbs/25_lab.ipynb #463573ef
 def run_lab(
     data: str | Path | None,  # folder, zip or `.npz` of X-rays; None draws phantoms
     out: str | Path,  # run folder: new, or of the same configuration (then it is resumed)
@@ -1273,7 +1307,7 @@ def run_lab(
             with _only_one(out):
                 options = _options(device=settings.original.device, **reading)
                 Lab(run[0], settings, out, 0, run[3]).record(jobs=jobs, options=options)
-                _log.info(_done_so_far(out, settings.seeds))
+                _log_lines(*_worth_knowing(run[0], run[3], settings), f"{out}: {_counted(_done(out, settings.seeds))}")
                 _make(1 if core.several_processes() else jobs, *run)
         else:
             _log.info(f"{out}: all stages are done; nothing is made again")
@@ -1282,7 +1316,7 @@ def run_lab(
     _check_device(settings.original.device)
     return _together(settings.original.device, make, load)
 
-# %% ../nbs/25_lab.ipynb #5db1c851
+# %% ../nbs/25_lab.ipynb #53c9b770
 def run_seed(
     data: str | Path | None,  # as `run_lab`
     out: str | Path,  # run folder, the same for all seeds
@@ -1304,13 +1338,15 @@ def run_seed(
         run = load(), settings, out, elsewhere()
         if not _is_finished(_place(out, number), _identity(settings, run[0], run[3], number), *_ONCE):
             with _only_one(_place(out, number)):
-                _run_chain(Lab(run[0], settings, out, number, run[3]))
+                chain = Lab(run[0], settings, out, number, run[3])
+                _log_lines(*_worth_knowing(run[0], run[3], settings))
+                _run_chain(chain)
         return _place(out, number)
 
     _check_device(settings.original.device)
     return _together(settings.original.device, make, load)
 
-# %% ../nbs/25_lab.ipynb #134a0919
+# %% ../nbs/25_lab.ipynb #b59d4a82
 def check_run(
     folder: str | Path,  # run folder; nothing is written
 ) -> list[str]:  # one sentence per fault, none where all is well
@@ -1332,12 +1368,20 @@ def _unfinished(folder: Path) -> list[str]:
     if (folder / "summary.json").exists() or not (folder / "run.json").exists():
         return []
     info = read_json(folder / "run.json")
-    stages = info.get("stages") if isinstance(info, dict) else None
-    if not isinstance(stages, dict) or "evaluate" in stages:
+    if not isinstance(info, dict) or not isinstance(stages := info.get("stages"), dict) or "evaluate" in stages:
         return []
-    lacking = [name for name in _leaves(0) if name not in stages]
-    return [f"the run is unfinished: {len(_LEAVES) - len(lacking)} of {len(_LEAVES)} stages are done, and "
-            f"{lacking[0]} is next or under way"]
+    settings = info.get("settings")
+    seeds = core.as_number(settings.get("seeds", 1)) if isinstance(settings, dict) else 1
+    done = _done(folder, int(seeds) if 1 <= seeds <= 100 else 1)
+    return [f"the run is unfinished: {_counted(done)}, and {_next(done)} is next or under way"]
+
+
+def _next(done: list[list[str]]) -> str:
+    "The first stage that is not done: of every training, then of all together"
+    for number, stages in enumerate(done):
+        if lacking := [name for name in _leaves(number) if name not in (*stages, *_ONCE)]:
+            return lacking[0] + (f" of training {number + 1}" if len(done) > 1 else "")
+    return next(name for name in _leaves(0) if name not in done[0])
 
 # %% ../nbs/25_lab.ipynb #a07607f4
 def _faults(out: Path, number: int) -> list[str]:

@@ -261,6 +261,30 @@ def test_each_stage_is_told_with_its_number_and_a_run_that_goes_on_with_what_is_
         run(2)
 
 
+def test_check_counts_the_stages_of_all_trainings_as_the_lab_does(tmp_path, settings, caplog, monkeypatch):
+    def checked(number, *stages):
+        chain = lab.Lab(xrays, two, tmp_path, number)
+        chain.record(stages=dict.fromkeys(stages, {}))
+        (fault,) = lab.check_run(tmp_path)
+        return fault
+
+    two = replace(settings, seeds=2)
+    xrays = lab._load(None, two, 60, aspects=None)
+    fault = checked(0, "original", "masked")
+    count = "2 of 16 stages are done (training 1: 2 of 10, training 2: 0 of 6)"
+    assert fault == f"the run is unfinished: {count}, and compacted of training 1 is next or under way"
+    assert "and original of training 2 is next" in checked(0, *lab._leaves(1))
+    fault = checked(1, "original", "masked")
+    count = "8 of 16 stages are done (training 1: 6 of 10, training 2: 2 of 6)"
+    assert fault == f"the run is unfinished: {count}, and compacted of training 2 is next or under way"
+    monkeypatch.setattr(lab._log, "propagate", True)
+    caplog.set_level("INFO", "pneumoprune.lab")
+    for name in ("_make", "load_run"):
+        monkeypatch.setattr(lab, name, lambda *_: None)
+    lab.run_lab(None, tmp_path, two, phantom_count=60)
+    assert caplog.messages == [f"{tmp_path}: {count}"]
+
+
 def test_seeds_made_one_by_one_are_gathered(tmp_path, settings, chains):
     settings = replace(settings, seeds=2)
     for number in (1, 0):
