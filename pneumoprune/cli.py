@@ -129,7 +129,7 @@ _Aspects = Annotated[
 _Size = Annotated[int | None, Option(min=63, max=4096, help="Side of the images in pixels. [224; phantoms: 96]")]
 _Limit = Annotated[int | None, Option(min=40, help="Use about so many X-rays only.")]
 
-# %% ../nbs/28_cli.ipynb #ba796f6c
+# %% ../nbs/28_cli.ipynb #a7390db3
 class Device(StrEnum):
     "Where a network is trained"
 
@@ -144,7 +144,12 @@ _Epochs = Annotated[
 ]
 _Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="Decides split, weights, order and augmentation.")]
 _Seeds = Annotated[
-    int, Option(min=1, max=100, help="Trainings of every network; they differ by chance alone. May be raised later.")
+    int,
+    Option(
+        min=1, max=100,
+        help="Trainings of every network, which differ by chance alone; 3 or more for intervals over trainings. "
+        "May be raised later.",
+    ),
 ]
 _Jobs = Annotated[int, Option(min=1, help="How many of these trainings run side by side, each in its own process.")]
 _OnlySeed = Annotated[
@@ -193,12 +198,17 @@ def _making(out: Path, resume: bool):
         left = "lab goes on from its last recorded state" if begun else "nothing was recorded yet: it starts anew"
         raise _Interrupted(f"give the same command again ({left})") from None
 
-# %% ../nbs/28_cli.ipynb #59cb68da
+# %% ../nbs/28_cli.ipynb #f192a275
+def _note(text: str) -> None:
+    "A line for the user, apart from the answer"
+    typer.echo(f"pneumoprune: note: {one_line(text)}", err=True)
+
+
 class _Lines(logging.Handler):
     "What a chapter logs, as lines for the user"
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"pneumoprune: note: {one_line(record.getMessage())}", err=True)
+        _note(record.getMessage())
 
 
 def _tell_stages() -> None:
@@ -209,7 +219,18 @@ def _tell_stages() -> None:
         log.setLevel(logging.INFO)
         log.propagate = False  # a library that sets up logging for itself would tell each line again
 
-# %% ../nbs/28_cli.ipynb #502f99f4
+
+def _tell_limits(quick: bool, seeds: int) -> None:
+    "What the numbers of the run that is asked for cannot say; of several processes, the first one tells it"
+    from pneumoprune.evaluation import MIN_SEEDS
+
+    if quick and first_process():
+        _note("a smoke run: all stages work; its numbers mean nothing")
+    if 1 < seeds < MIN_SEEDS and first_process():
+        _note(f"{seeds} trainings are too few for an interval over trainings, which will be as wide as can be; give "
+              f"--seeds {MIN_SEEDS} or more, now or later")
+
+# %% ../nbs/28_cli.ipynb #38bd8080
 @app.command()
 def lab(
     data: _Data = None,
@@ -250,8 +271,7 @@ def lab(
         with needs("lab", "pneumoprune lab"):
             from pneumoprune.lab import lab_settings, run_lab, run_seed
         _tell_stages()
-        if quick and first_process():
-            typer.echo("pneumoprune: note: a smoke run: all stages work; its numbers mean nothing", err=True)
+        _tell_limits(quick, seeds)
         settings = lab_settings(
             epochs=epochs, size=size, seed=seed, seeds=seeds, limit=limit, device=device.value, quick=quick,
             synthetic=data is None, max_file_mb=max_file_mb, max_macs=max_macs, min_speedup=min_speedup,

@@ -28,6 +28,7 @@ from pneumoprune.checkpoints import compact_file
 from pneumoprune.cli import app, main
 from pneumoprune.compaction import CompactionError
 from pneumoprune.core import read_json, write_json
+from pneumoprune.evaluation import MIN_SEEDS
 from pneumoprune.networks import save_network
 from pneumoprune.run import reference_run
 from pneumoprune.tables import reproduce_table
@@ -437,3 +438,35 @@ def test_the_command_in_a_report_repeats_its_run(options, tmp_path, unmade, monk
     assert done.returncode == 0, done.stderr
     made = replace(reference_run(), info=read_json(tmp_path / "run/run.json"))
     assert told_command(made) == lab_options([*words, "--size", "64"])
+
+
+def test_what_was_found_in_the_images_is_told_when_the_run_starts(tmp_path, unmade, monkeypatch):
+    monkeypatch.setenv("PNEUMOPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(lab_chapter, "_MANY", 50)
+    images = tabled(tmp_path / "xrays", shared=("P30", "P31"))
+    lines = "--column", "label=is it", "--size", "64"
+    shared = "--data", images / "beside.csv", "--column", "patient=who", *lines
+    done = run("lab", *shared, "--out", tmp_path / "shared")
+    assert done.returncode == 0
+    assert "pneumoprune: note: in more than one split: 2 patients (P30, P31)\n" in done.stderr
+    pd.read_csv(images / "beside.csv").drop(columns="who").to_csv(images / "nameless.csv", index=False)
+    done = run("lab", "--data", images / "nameless.csv", *lines, "--external", images / "nameless.csv",
+               "--external-column", "label=is it", "--out", tmp_path / "nameless")  # fmt: skip
+    info = read_json(tmp_path / "nameless/run.json")
+    assert info["data"]["notes"] and info["external"]["notes"]
+    for prefix, part in (("", "data"), ("external: ", "external")):
+        for note in info[part]["notes"]:
+            assert f"pneumoprune: note: {prefix}{note}\n" in done.stderr
+    assert "--limit 300" not in done.stderr
+    assert "--limit 300" in run("lab", *shared, "--quick", "--out", tmp_path / "quick").stderr
+    assert "--limit 300" not in run("lab", *shared, "--quick", "--limit", 60, "--out", tmp_path / "few").stderr
+
+
+def test_two_trainings_are_said_to_be_too_few_for_an_interval(tmp_path, unmade, monkeypatch):
+    monkeypatch.setenv("PNEUMOPRUNE_CACHE", str(tmp_path / "cache"))
+    images = tabled(tmp_path / "xrays")
+    for seeds in (1, MIN_SEEDS - 1, MIN_SEEDS):
+        told = run("lab", "--data", images / "beside.csv", "--column", "label=is it", "--size", "64",
+                   "--seeds", seeds, "--out", tmp_path / str(seeds)).stderr  # fmt: skip
+        assert ("trainings are too few" in told) == (1 < seeds < MIN_SEEDS)
+    assert f"{MIN_SEEDS} or more for intervals over trainings" in " ".join(run("lab", "--help").stdout.split())
