@@ -1344,6 +1344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pneumoprune.run.Run.synthetic': ('run.html#run.synthetic', 'pneumoprune/run.py'),
                                  'pneumoprune.run.Run.trained': ('run.html#run.trained', 'pneumoprune/run.py'),
                                  'pneumoprune.run._check_options': ('run.html#_check_options', 'pneumoprune/run.py'),
+                                 'pneumoprune.run._check_sources': ('run.html#_check_sources', 'pneumoprune/run.py'),
                                  'pneumoprune.run._checked': ('run.html#_checked', 'pneumoprune/run.py'),
                                  'pneumoprune.run._epochs': ('run.html#_epochs', 'pneumoprune/run.py'),
                                  'pneumoprune.run._fault': ('run.html#_fault', 'pneumoprune/run.py'),

@@ -40,9 +40,11 @@ from pneumoprune.evaluation import (
 # %% ../nbs/07_run.ipynb #2125ee8d
 KERMANY = "e6e3d4f382a69b676d04d0e7bbf9c51384b719e3436d1dbb0ef992f667d85d0d"  # SHA-256 of the archive of X-rays
 
-# %% ../nbs/07_run.ipynb #f7bf7801
-_ALEXNET = [64, 192, 384, 256, 256]  # output channels of AlexNet's convolutions
+# %% ../nbs/07_run.ipynb #3d4eb678
 _OPTIONS = {"device": "auto", "max_pixels": MAX_PIXELS, "skip_unreadable": False, "columns": {}, "external_columns": {}}
+
+# %% ../nbs/07_run.ipynb #1657f1e2
+_ALEXNET = [64, 192, 384, 256, 256]  # output channels of AlexNet's convolutions
 
 
 @dataclass
@@ -202,7 +204,7 @@ def _tables(folder: Path, required: Sequence[str]) -> dict[str, pd.DataFrame]:
             raise PneumopruneError(f"{path} is missing; run `pneumoprune lab --out {folder}` again to make it")
     return tables
 
-# %% ../nbs/07_run.ipynb #9f48748d
+# %% ../nbs/07_run.ipynb #d8da6d61
 _RUN_KEYS = {"settings": dict, "data": dict}
 _DATA_KEYS = {"name": str, "synthetic": bool, "counts": dict, "patients": dict}
 
@@ -222,13 +224,22 @@ def _with_keys(found: Any, keys: dict[str, type], path: Path, within: str) -> di
     return found
 
 
+def _check_sources(info: dict, path: Path) -> None:
+    "`PneumopruneError` for images, of here or of another hospital, or tables of them, that are not told by their names"
+    for part in ("data", "external"):
+        if (about := info.get(part)) is not None:
+            _with_keys(about, {"name": str}, path, f"{part!r} in it")
+            for table in {"table", "aspects"} & set(about):
+                _with_keys(about[table], {"name": str}, path, f"the {table!r} of {part!r} in it")
+
+
 def _check_options(info: dict, path: Path) -> None:
     "`PneumopruneError` for options of the lab that are none; an older run records none"
     told = "'options' in it"
     given = _with_keys(info.get("options", {}), {}, path, told)
     _with_keys(_OPTIONS | given, {name: type(value) for name, value in _OPTIONS.items()}, path, told)
 
-# %% ../nbs/07_run.ipynb #77b03ad1
+# %% ../nbs/07_run.ipynb #27cad998
 def load_run(
     folder: str | Path,  # a run folder that `run_lab` has finished
 ) -> Run:
@@ -238,6 +249,7 @@ def load_run(
         raise PneumopruneError(f"the run in {folder} is unfinished; give the command of the lab again, it goes on")
     info, summary = _checked(folder / "run.json", _RUN_KEYS), _checked(folder / "summary.json", {"models": dict})
     _with_keys(info["data"], _DATA_KEYS, folder / "run.json", "'data' in it")
+    _check_sources(info, folder / "run.json")
     _check_options(info, folder / "run.json")
     others = [Run(path, _checked(path / "run.json", {"settings": dict}), summary={}, **_tables(path, ("history",)))
               for path in _seed_folders(folder)]
