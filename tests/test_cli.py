@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -43,6 +44,8 @@ BROKEN = ["train/NORMAL/IM-0001-0001.jpeg", "test/PNEUMONIA/person101_virus_1.jp
 def run(*arguments):
     "The command in this process: PyTorch is loaded once, not by every test"
     out, err, before = io.StringIO(), io.StringIO(), (sys.argv, warnings.formatwarning)
+    log = logging.getLogger("pneumoprune.lab")
+    logged = log.handlers[:], log.level, log.propagate
     sys.argv = ["pneumoprune", *map(str, arguments)]
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -52,6 +55,7 @@ def run(*arguments):
         code = end.code or 0
     finally:
         sys.argv, warnings.formatwarning = before
+        log.handlers, log.level, log.propagate = logged  # other tests in this process look at it
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
