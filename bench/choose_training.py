@@ -341,9 +341,10 @@ def tell(runs: list[str]) -> pd.DataFrame:
             each = run.summary["seeds"]["models"][model]["each"]["test"]
             measures = {"test_auc": each["auc"], "test_accuracy": each["accuracy"]}
             measures |= {column: rows[column] for column in ("misled", "follows_val", "follows_test")}
-            spread = {key: f(values) for key, values in measures.items()
-                      for key, f in ((key, np.mean), (f"{key}_sd", lambda v: np.std(v, ddof=1)))}
-            found.append({"run": name, "model": model, "trainings": len(rows)} | spread)
+            told = {"run": name, "model": model, "trainings": len(rows)}
+            for measure, values in measures.items():
+                told |= {measure: np.mean(values), f"{measure}_sd": np.std(values, ddof=1)}
+            found.append(told)
     return pd.DataFrame(found)
 
 

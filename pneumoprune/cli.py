@@ -224,9 +224,11 @@ def _tell_limits(quick: bool, seeds: int) -> None:
     "What the numbers of the run that is asked for cannot say; of several processes, the first one tells it"
     from pneumoprune.evaluation import MIN_SEEDS
 
-    if quick and first_process():
+    if not first_process():
+        return
+    if quick:
         _note("a smoke run: all stages work; its numbers mean nothing")
-    if 1 < seeds < MIN_SEEDS and first_process():
+    if 1 < seeds < MIN_SEEDS:
         _note(f"{seeds} trainings are too few for an interval over trainings, which will be as wide as can be; give "
               f"--seeds {MIN_SEEDS} or more, now or later")
 

@@ -41,6 +41,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from pneumoprune.core import (
+    IN_SEVERAL_SPLITS,
     MAX_PIXELS,
     PneumopruneError,
     as_number,
@@ -886,7 +887,7 @@ def _findings(
     if copies:
         notes.append(f"left out: {_count(len(copies), 'image')} equal to a held-out one: {names(copies)}")
     if shared := int((table.iloc[keep].groupby("patients")["split"].nunique() > 1).sum()):
-        notes.append(f"in more than one split: {_count(shared, 'patient')}")
+        notes.append(f"{IN_SEVERAL_SPLITS}: {_count(shared, 'patient')}")
     return notes
 
 # %% ../nbs/03_data.ipynb #7cf6cea8

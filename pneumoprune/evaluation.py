@@ -697,12 +697,12 @@ def texture_features(
     return np.log(features + 1e-3)  # a blank image has no power
 
 # %% ../nbs/05_evaluation.ipynb #ecf031d4
-def _finite_table(features) -> np.ndarray:
-    "The features of images as float64 (N, F)"
+def _described(features, labels, patients) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Features of images as float64 (N, F), their labels as int64, and a number for each patient"
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or not np.isfinite(features).all():
         raise EvaluationError(f"features of shape {features.shape} are no table of finite numbers; give (N, F)")
-    return features
+    return features, _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
 
 
 def _cross_fitted(features, labels, groups, folds: int, seed: int) -> tuple[np.ndarray, Any]:
@@ -726,8 +726,7 @@ def shortcut_scores(
     seed: int = 0,  # deals the patients
 ) -> np.ndarray:  # float64 (N,), probability of pneumonia by a model that has not seen the patient
     "What a logistic regression says of each image from these numbers alone, cross-fitted by patient"
-    features = _finite_table(features)
-    labels, groups = _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
+    features, labels, groups = _described(features, labels, patients)
     learned = np.ones(len(labels), bool) if learned is None else np.asarray(learned)
     if learned.dtype != bool or learned.shape != labels.shape:
         raise EvaluationError(f"learned is {learned.dtype} {learned.shape}; give True or False for each image")
@@ -787,13 +786,13 @@ def _nearest(away: np.ndarray, sizes: np.ndarray, classes: np.ndarray, share: fl
 # %% ../nbs/05_evaluation.ipynb #d17efca7
 def _two_means(sums, sizes, classes, share: float, rng: np.random.Generator) -> tuple[float, np.ndarray]:
     "Discrepancy and patients held out, from one random start; `sums` (P, D) over the images of each patient"
-    taken = _nearest(rng.random(len(sizes)), sizes, classes, share)
+    own, taken = sums / sizes[:, None], _nearest(rng.random(len(sizes)), sizes, classes, share)
     best = -1.0, taken
     for _ in range(100):  # it settles sooner
         means = [sums[part].sum(0) / sizes[part].sum() for part in (taken, ~taken)]
         best = max(best, (float(np.linalg.norm(means[0] - means[1])), taken), key=lambda found: found[0])
         midway = (means[0] + means[1]) / 2
-        again = _nearest((midway - sums / sizes[:, None]) @ (means[0] - means[1]), sizes, classes, share)
+        again = _nearest((midway - own) @ (means[0] - means[1]), sizes, classes, share)
         if np.array_equal(again, taken):
             break
         taken = again
@@ -812,8 +811,7 @@ def distant_split(
     """The patients that look least like the rest: the largest mean discrepancy for a share of each class, by k-means
     in the space of a kernel (Napoli & White 2025, arXiv:2405.19461). `EvaluationError` if of a class no patient would
     be held out, or all"""
-    features = _finite_table(features)
-    labels, groups = _checked(labels, np.zeros(len(features)))[0], _groups(patients, len(features))
+    features, labels, groups = _described(features, labels, patients)
     rng = np.random.default_rng(check_count(seed, "the seed", 0, EvaluationError))
     share, starts = check_share(share, "the share"), check_count(starts, "starts", error=EvaluationError)
     sizes, classes = np.bincount(groups), np.bincount(groups, labels) > 0

@@ -50,7 +50,7 @@ from .networks import load_network, save_network
 from .prediction import OnnxModel
 from .pruning import prunable, prune_iteratively, sensitivity
 from .quantization import amount_by_bits
-from .run import Run, load_run, summarise
+from .run import _OPTIONS, Run, load_run, summarise
 from .slimming import SlimSettings, slim
 from .synthetic import phantoms, shift_suite
 from pneumoprune.training import (
@@ -1254,7 +1254,7 @@ def _worth_knowing(xrays: XRays, external: XRays | None, settings: LabSettings) 
     "What the user should know of the images before the run is made"
     notes = list(xrays.notes)
     if names := _named_patients(xrays):
-        notes = [f"{note} ({names})" if note.startswith("in more than one split") else note for note in notes]
+        notes = [f"{note} ({names})" if note.startswith(core.IN_SEVERAL_SPLITS) else note for note in notes]
     notes += [f"external: {note}" for note in external.notes] if external else []
     notes = [note if len(note) <= 300 else f"{note[:300]}… (the whole note stands in run.json)" for note in notes]
     if settings.conv != LabSettings.conv and settings.limit is None and len(xrays) > _MANY:
@@ -1270,8 +1270,7 @@ def _log_lines(*lines: str) -> None:
 # %% ../nbs/25_lab.ipynb #e08d76fc
 def _options(**given: Any) -> dict[str, Any]:
     "Those of the options that were given, and are not at their defaults"
-    usual = {"device": "auto", "max_pixels": core.MAX_PIXELS}
-    chosen = {name: value for name, value in given.items() if value and value != usual.get(name)}
+    chosen = {name: value for name, value in given.items() if value and value != _OPTIONS[name]}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in chosen.items()}
 
 # %% ../nbs/25_lab.ipynb #463573ef

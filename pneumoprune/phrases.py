@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from babel import Locale
 from babel.numbers import format_decimal
 
-from .core import PneumopruneError
+from .core import IN_SEVERAL_SPLITS, PneumopruneError
 from .evaluation import MIN_PATIENTS, MIN_SEEDS, fewest_patients
 from .run import Run, curve_jumps, curve_noise
 
@@ -393,6 +393,13 @@ def outcome(
     return _clause("is non-inferior")
 
 # %% ../nbs/08_phrases.ipynb #729f161c
+def over_trainings(
+    run: Run,
+) -> dict[str, dict]:  # network -> part -> measure -> value, low, high
+    "What the networks reach: over patients and trainings where the run has several trainings"
+    return (run.summary.get("seeds") or run.summary)["models"]
+
+
 def overall(
     run: Run,
     name: str,  # a network
@@ -400,7 +407,7 @@ def overall(
     part: str = "test",  # 'test', 'validation' or 'external'
 ) -> list[float]:  # value, low, high: over patients and trainings where the run has several trainings
     "What a network reaches, with its interval"
-    return (run.summary.get("seeds") or run.summary)["models"][name][part][metric]
+    return over_trainings(run)[name][part][metric]
 
 
 def measured(
@@ -441,7 +448,7 @@ def shared_patients(
     run: Run,
 ) -> bool:
     "Is any patient in more than one part of the images? Then a note of the data says so"
-    return any(note.startswith("in more than one split") for note in run.info["data"].get("notes", ()))
+    return any(note.startswith(IN_SEVERAL_SPLITS) for note in run.info["data"].get("notes", ()))
 
 
 def told_few(
@@ -489,6 +496,15 @@ def difference(
     "The difference to the first network that the verdict is about"
     found = judged(run, name)[metric]
     return [found[key] for key in ("difference", "low", "high")]
+
+
+def guesses_elsewhere(
+    run: Run,  # with images of another hospital
+    name: str,  # a network
+) -> bool:
+    "Is one half within the interval of its AUC there, and the interval narrow enough to say so?"
+    _, low, high = overall(run, name, "auc", "external")
+    return low <= 0.5 < 0.9 > high
 
 
 def told_seeds(

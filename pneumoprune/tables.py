@@ -18,7 +18,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from .benchmark import latency_summary, speedups
-from .core import MAX_PIXELS
 from .evaluation import METRIC_NAMES, shift_aucs
 from .figures import FigureError
 from pneumoprune.phrases import (
@@ -27,6 +26,8 @@ from pneumoprune.phrases import (
     judged,
     measured,
     number,
+    over_trainings,
+    overall,
     p_value,
     say,
     say_if_known,
@@ -35,6 +36,7 @@ from pneumoprune.phrases import (
     span,
 )
 from pneumoprune.run import (
+    _OPTIONS,
     KINDS,
     Run,
     curve_noise,
@@ -59,7 +61,7 @@ def _table(rows: Iterable, columns: _Columns) -> pd.DataFrame:
 # %% ../nbs/10_tables.ipynb #9907249b
 def _networks(run: Run) -> list[dict]:
     "What the run's summary tells of each network, and more that tables print"
-    over = (run.summary.get("seeds") or run.summary)["models"]
+    over = over_trainings(run)
     return [
         run.summary["models"][name] | {
             **{part: over[name][part] for part in ("validation", "test", "external") if part in over[name]},
@@ -227,12 +229,11 @@ _EARLIER: _Columns = {
 # %% ../nbs/10_tables.ipynb #27a61020
 def _all_trainings(run: Run) -> dict:
     "What a run with several trainings reached over all of them, as a row of the table of runs"
-    over = run.summary["seeds"]
-    row: dict = {"name": f"{say('this run')}, {say('all trainings')} ({over['count']})"}
-    for name, model in over["models"].items():
-        means = {f"test_{metric}": model["test"][metric][0] for metric in ("auc", "accuracy")}
-        found = over["comparisons"].get(name, {}).get("noninferiority", {})
-        row[name] = means | {f"{metric}_verdict": found[metric]["verdict"] for metric in ("auc", "accuracy") if found}
+    row: dict = {"name": f"{say('this run')}, {say('all trainings')} ({seed_count(run)})"}
+    for name in run.models:
+        found = judged(run, name) if name in run.summary["comparisons"] else {}
+        row[name] = {f"test_{metric}": overall(run, name, metric)[0] for metric in ("auc", "accuracy")}
+        row[name] |= {f"{metric}_verdict": found[metric]["verdict"] for metric in ("auc", "accuracy") if found}
     return row
 
 
@@ -469,7 +470,7 @@ def _options(run: Run) -> dict[str, Any]:
     "Each option of the lab and its value; None, False and an empty list are those that were not given"
     settings, data, external = run.info["settings"], run.info["data"], run.info.get("external") or {}
     unreadable = data.get("unreadable") or external.get("unreadable")
-    device, pixels = run.options["device"], run.options["max_pixels"]
+    changed = {name: value for name, value in run.options.items() if value != _OPTIONS[name]}
     return {
         "--data": None if run.synthetic else data["name"],
         **_from_source(data, run.options["columns"]),
@@ -483,10 +484,10 @@ def _options(run: Run) -> dict[str, Any]:
         "--external": external.get("name"),
         **_from_source(external, run.options["external_columns"], "external-"),
         "--aspects": data.get("aspects", {}).get("name"),
-        "--device": device if device != "auto" else None,
+        "--device": changed.get("device"),
         "--quick": run.smoke,
         "--skip-unreadable": run.options["skip_unreadable"] or bool(unreadable),
-        "--max-pixels": pixels if pixels != MAX_PIXELS else None,
+        "--max-pixels": changed.get("max_pixels"),
         **{f"--{budget.replace('_', '-')}": _exactly(value) for budget, value in run.budgets.items()},
     }
 

@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from pneumoprune.cards import data_card, model_card, refused
 from pneumoprune.lab import LabSettings
-from pneumoprune.phrases import interval, told_first
+from pneumoprune.phrases import interval, judged, measured, told_first
 from pneumoprune.run import load_run, shortcut_auc, shortcut_effects, times_smaller
 from pneumoprune.tables import comparison_table
 
@@ -98,10 +98,10 @@ def over_seeds(run) -> list[str]:
         "| network | accuracy | AUC | verdict: accuracy, AUC | AUC, another hospital |", "|---|---|---|---|---|",
     ]
     for name, model in seeds["models"].items():
-        judged = seeds["comparisons"].get(name, {}).get("noninferiority", {})
-        verdicts = ", ".join(judged[metric]["verdict"] for metric in ("accuracy", "auc")) if judged else "—"
-        cells = [interval(model["test"]["accuracy"]), interval(model["test"]["auc"]), verdicts]
-        abroad = interval(model["external"]["auc"]) if "external" in model else "—"
+        found = judged(run, name) if name in run.summary["comparisons"] else {}
+        verdicts = ", ".join(found[metric]["verdict"] for metric in ("accuracy", "auc")) if found else "—"
+        cells = [measured(run, name, "accuracy"), measured(run, name, "auc"), verdicts]
+        abroad = measured(run, name, "auc", "external") if "external" in model else "—"
         lines.append(f"| {' | '.join([name, *cells, abroad])} |")
     more = run.info["settings"]["masked"]["epochs"]
     lines.append(f"\nPruned networks were trained longer than `original`, `masked` for {more} epochs more. So a "
